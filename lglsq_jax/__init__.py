@@ -1,0 +1,1 @@
+"""Learned low-bit quantization in JAX, down to an integer-only program."""
