@@ -1,0 +1,82 @@
+"""Error rules: a factor on the gradient that depends on how far a value lies from its code."""
+
+import dataclasses
+import math
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@runtime_checkable
+class ErrorRule(Protocol):
+    """A frozen, hashable object with a ``factor``."""
+
+    def factor(
+        self, gradient: Float[Array, "*shape"], error: Float[Array, "*shape"], progress: Float[Array, ""]
+    ) -> Float[Array, "*shape"]:
+        """Returns what the gradient is multiplied by, from ``g``, ``e = clip(v - q, -1/2, 1/2)`` and the progress."""
+        ...
+
+
+def _error_factor(strength, gradient, error):
+    return 1 + strength * jnp.sign(gradient) * error
+
+
+def _check_strength(strength: float) -> None:
+    if not -math.inf < strength < math.inf:
+        raise ValueError(f"`strength` must be a finite number, got {strength}")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoErrorRule:
+    """Leaves the gradient as it is: factor 1."""
+
+    def factor(self, gradient, error, progress):
+        """Returns ones."""
+        return jnp.ones_like(gradient)
+
+
+@dataclasses.dataclass(frozen=True)
+class MDE:
+    r"""Minimising the discretization error: the factor :math:`1 + \delta p \, \operatorname{sign}(g) \, e`.
+
+    Where a descent step would also bring the value closer to its code the step is made longer, elsewhere shorter. The
+    strength grows with the training progress ``p``. For :math:`\delta < 2` the gradient never changes sign.
+
+    Reconstructed from the abstract: EWGS's factor with a strength that grows from 0.
+
+    Attributes:
+        strength: ``δ`` at the end of training.
+
+    References: LG-LSQ, arXiv 2202.09009 (2022), abstract; Lee, Kim and Ham, CVPR 2021 (EWGS).
+    """
+
+    strength: float = 0.05
+
+    def __post_init__(self):
+        _check_strength(self.strength)
+
+    def factor(self, gradient, error, progress):
+        """Returns ``1 + strength * progress * sign(gradient) * error``."""
+        return _error_factor(self.strength * progress, gradient, error)
+
+
+@dataclasses.dataclass(frozen=True)
+class EWGS:
+    r"""Element-wise gradient scaling: the factor :math:`1 + \delta \operatorname{sign}(g) \, e`, constant in time.
+
+    Attributes:
+        strength: ``δ``.
+
+    References: Lee, Kim and Ham, "Network Quantization with Element-wise Gradient Scaling", CVPR 2021, eq. 4.
+    """
+
+    strength: float = 0.2
+
+    def __post_init__(self):
+        _check_strength(self.strength)
+
+    def factor(self, gradient, error, progress):
+        """Returns ``1 + strength * sign(gradient) * error``."""
+        return _error_factor(self.strength, gradient, error)

@@ -1,0 +1,81 @@
+"""A gradient method: one rule for the scale, one for the rounding, one for the rounding error."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .context import QuantizerContext
+from .error_rules import ErrorRule, NoErrorRule
+from .round_rules import STE, RoundRule
+from .scale_rules import LSQScale, ScaleRule
+
+
+@dataclasses.dataclass(frozen=True)
+class TanhNormalize:
+    r"""DoReFa's map of weights into [-1, 1]: :math:`w \mapsto \tanh(w) / \max|\tanh(w)|`; zeros stay zeros.
+
+    References: Zhou et al., "DoReFa-Net", arXiv 1606.06160 (2016), eq. 9.
+    """
+
+    def __call__(self, weights: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Returns the normalised weights, differentiable by JAX."""
+        squashed = jnp.tanh(weights)
+        return squashed / jnp.maximum(jnp.max(jnp.abs(squashed)), jnp.finfo(jnp.float32).tiny)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientMethod:
+    """How one quantizer learns: ``g_x = g * inside * slope * factor`` and ``g_s`` by the scale rule.
+
+    Any frozen, hashable object with the method of the protocol may serve as a rule; nothing needs registering.
+
+    Attributes:
+        scale_rule: gradient of the scale, see :class:`ScaleRule`.
+        round_rule: slope of the rounding step, see :class:`RoundRule`.
+        error_rule: factor by the rounding error, see :class:`ErrorRule`.
+        learn_offset: whether layers give their inputs a learned offset (LSQ+).
+        weight_transform: float map that layers apply to weights before quantizing them (DoReFa), or None.
+        weight_start: how calibration starts weight scales, as in ``init_scale``; None leaves it to the caller.
+        input_start: the same for input scales.
+    """
+
+    scale_rule: ScaleRule = LSQScale()
+    round_rule: RoundRule = STE()
+    error_rule: ErrorRule = NoErrorRule()
+    learn_offset: bool = False
+    weight_transform: TanhNormalize | None = None
+    weight_start: str | None = None
+    input_start: str | None = None
+
+    def __post_init__(self):
+        for name, protocol, member in (
+            ("scale_rule", ScaleRule, "scale_gradient"),
+            ("round_rule", RoundRule, "slope"),
+            ("error_rule", ErrorRule, "factor"),
+        ):
+            rule = getattr(self, name)
+            if isinstance(rule, type) or not isinstance(rule, protocol):
+                raise TypeError(f"`{name}` must be an object with a method `{member}`, got {rule!r}")
+            try:
+                hash(rule)
+            except TypeError:
+                raise TypeError(f"`{name}` must be hashable, such as a frozen dataclass, got {rule!r}") from None
+
+    def input_gradient(self, context: QuantizerContext) -> Float[Array, "*shape"]:
+        r"""Returns :math:`g_x = g \cdot I \cdot r'(v) \cdot f(g, e, p)` in float32."""
+        inner = jnp.where(context.inside, context.normalised, 0.0)  # a far v would make the unused slope NaN
+        gradient = jnp.where(context.inside, context.gradient, 0.0) * self.round_rule.slope(inner)
+        return gradient * self.error_rule.factor(context.gradient, context.rounding_error, context.progress)
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns ``g_s`` in float32, shaped like ``context.scale``."""
+        return self.scale_rule.scale_gradient(context)
+
+    def offset_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        r"""Returns LSQ+'s :math:`g_\beta = \sum g (1 - I) / \sqrt{N Q_p}`.
+
+        References: Bhalgat et al., "LSQ+", CVPR Workshops 2020, eq. 6.
+        """
+        outside = jnp.where(context.inside, 0.0, context.gradient)
+        return context.sum(outside) / jnp.sqrt(jnp.float32(context.elements * context.maximum))

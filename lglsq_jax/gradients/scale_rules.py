@@ -1,0 +1,133 @@
+"""Scale rules: the gradient that the backward pass gives to a quantizer's scale."""
+
+import dataclasses
+import math
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .context import QuantizerContext
+
+
+@runtime_checkable
+class ScaleRule(Protocol):
+    """A frozen, hashable object with a ``scale_gradient``."""
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns ``g_s`` in float32; its shape broadcasts against the tensor like ``context.scale``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedScale:
+    """The scale stays where calibration put it: gradient 0."""
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns zeros."""
+        return jnp.zeros_like(context.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class LSQScale:
+    r"""Learned step size: :math:`g_s = \sum g \, (q - v I) / \sqrt{N Q_p}`.
+
+    References: Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3 and section 2.2.
+    """
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns the gradient of the loss with rounding taken as the identity, times ``1 / sqrt(N Qp)``."""
+        slope = context.codes - jnp.where(context.inside, context.normalised, 0.0)
+        return context.sum(context.gradient * slope) * (1 / math.sqrt(context.elements * context.maximum))
+
+
+@dataclasses.dataclass(frozen=True)
+class LLSQScale:
+    r"""Learned linear symmetric: compares the squared error at ``s/2``, ``s`` and ``2s`` and moves to the smallest.
+
+    The gradient is :math:`+s^2` where ``s/2`` is best, :math:`-s^2` where ``2s`` is best and 0 otherwise (also on ties).
+
+    References: Zhao et al., "Linear Symmetric Quantization of Neural Networks for Low-precision Integer Hardware",
+    ICLR 2020, section 3.
+    """
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns ``s**2``, ``-s**2`` or 0."""
+        v = context.bounded
+
+        def squared_error(factor: float):
+            codes = jnp.clip(jnp.round(v / factor), context.minimum, context.maximum)
+            return context.sum(jnp.square(factor * codes - v))
+
+        half, same, double = squared_error(0.5), squared_error(1.0), squared_error(2.0)
+        shrink = (half < same) & (half <= double)
+        grow = (double < same) & (double < half)
+        return (shrink.astype(jnp.float32) - grow.astype(jnp.float32)) * jnp.square(context.scale)
+
+
+def scale_direction(context: QuantizerContext) -> Float[Array, "..."]:
+    r"""Which way the quantization error wants the scale to go, in [-1, 1]; positive means smaller.
+
+    .. math:: d = \operatorname{clip}\left(\frac{\langle \hat x - x, \hat x \rangle}{\|\hat x - x\|^2}, -1, 1\right)
+        = \tfrac12 \, \partial \log \|\hat x - x\|^2 / \partial \log s \text{ with the codes held fixed.}
+
+    0 for an all-zero tensor and where the error is 0; +1 where every code is 0 but ``x`` is not.
+    Reconstructed: the small-step limit of LLSQ's comparison.
+    """
+    error = context.codes - context.bounded  # (x_hat - x) / s, so that nothing overflows
+    energy = context.sum(error * error)
+    quotient = context.sum(error * context.codes) / jnp.maximum(energy, jnp.finfo(jnp.float32).tiny)
+    no_codes = ~context.any(context.codes != 0)
+    too_large = context.any(context.values != 0).astype(jnp.float32)
+    return jnp.where(no_codes, too_large, jnp.clip(quotient, -1, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class SSG:
+    r"""Simulated scale gradient: a bounded relative step, pulled towards the scale with the least squared error.
+
+    .. math:: g_s = s \left(\tau \tanh\frac{g_\mathrm{lsq}}{\tau s} + \eta (1 - p) \, d\right)
+
+    with :math:`g_\mathrm{lsq}` as in :class:`LSQScale`, ``d`` as in :func:`scale_direction` and the training progress
+    ``p``. :math:`|g_s| \le (\tau + \eta) s`: a step is relative to the scale whatever the loss does.
+
+    Reconstructed from the abstract and LLSQ's comparison of three scales.
+
+    Attributes:
+        tau: largest relative task gradient, > 0.
+        eta: strength of the direction term at the start of training, >= 0.
+
+    References: LG-LSQ, arXiv 2202.09009 (2022), abstract; Zhao et al., ICLR 2020.
+    """
+
+    tau: float = 0.1
+    eta: float = 0.01
+
+    def __post_init__(self):
+        if not 0 < self.tau < math.inf:
+            raise ValueError(f"`tau` must be a finite number > 0, got {self.tau}")
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(f"`eta` must be a finite number >= 0, got {self.eta}")
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns ``s (tau tanh(g_lsq / (tau s)) + eta (1 - p) d)``."""
+        relative = LSQScale().scale_gradient(context) / context.scale
+        bounded = self.tau * jnp.tanh(relative / self.tau)
+        if self.eta == 0:
+            return context.scale * bounded
+        return context.scale * (bounded + self.eta * (1 - context.progress) * scale_direction(context))
+
+
+@dataclasses.dataclass(frozen=True)
+class PACTScale:
+    r"""PACT's clip level :math:`\alpha = s Q_p`, whose gradient is :math:`g_\alpha = \sum g \, 1[v > Q_p]`.
+
+    The parameter here is the scale, so the chain rule gives :math:`g_s = Q_p \, g_\alpha`. The lower edge takes no part.
+
+    References: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018, eq. 3.
+    """
+
+    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
+        """Returns ``Qp`` times the sum of the gradients above the upper clip edge."""
+        above = context.normalised > context.maximum
+        return context.maximum * context.sum(jnp.where(above, context.gradient, 0.0))

@@ -1,0 +1,76 @@
+"""Named gradient methods: the published ones, and LG-LSQ as reconstructed here."""
+
+import difflib
+
+from .gradients import (
+    ASR,
+    EWGS as EWGSRule,
+    MDE,
+    SSG,
+    STE as STERule,
+    FixedScale,
+    GradientMethod,
+    LLSQScale,
+    LSQScale,
+    PACTScale,
+    TanhNormalize,
+)
+
+STE = GradientMethod(scale_rule=FixedScale(), round_rule=STERule())
+"""Scales fixed by calibration, straight-through rounding (Bengio et al., 2013)."""
+
+LSQ = GradientMethod(scale_rule=LSQScale(), round_rule=STERule())
+"""Learned step size (Esser et al., ICLR 2020)."""
+
+LSQ_PLUS = GradientMethod(scale_rule=LSQScale(), round_rule=STERule(), learn_offset=True, weight_start="sigma")
+"""LSQ with a learned offset for inputs and weight scales that start at |mean| ± 3 sigma (Bhalgat et al., 2020)."""
+
+LLSQ = GradientMethod(scale_rule=LLSQScale(), round_rule=STERule())
+"""Scales by comparison of s/2, s and 2s (Zhao et al., ICLR 2020)."""
+
+EWGS = GradientMethod(scale_rule=LSQScale(), round_rule=STERule(), error_rule=EWGSRule(strength=0.2))
+"""LSQ with element-wise gradient scaling (Lee et al., CVPR 2021)."""
+
+PACT = GradientMethod(
+    scale_rule=PACTScale(), round_rule=STERule(), weight_transform=TanhNormalize(), weight_start="max"
+)
+"""Learned clip level for inputs, DoReFa's weights (Choi et al., 2018)."""
+
+DOREFA = GradientMethod(
+    scale_rule=FixedScale(), round_rule=STERule(), weight_transform=TanhNormalize(), weight_start="max"
+)
+"""Weights normalised by tanh into [-1, 1], scales fixed (Zhou et al., 2016)."""
+
+LG_LSQ = GradientMethod(
+    scale_rule=SSG(tau=0.1, eta=0.01), round_rule=ASR(sharpness=2.0), error_rule=MDE(strength=0.05)
+)
+"""SSG, ASR and MDE together (arXiv 2202.09009), reconstructed from its abstract."""
+
+_BY_NAME = {
+    "ste": STE,
+    "lsq": LSQ,
+    "lsq_plus": LSQ_PLUS,
+    "llsq": LLSQ,
+    "ewgs": EWGS,
+    "pact": PACT,
+    "dorefa": DOREFA,
+    "lg_lsq": LG_LSQ,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names that :func:`get` knows."""
+    return tuple(_BY_NAME)
+
+
+def get(name: str) -> GradientMethod:
+    """Returns the method of that name, such as ``"lg_lsq"``.
+
+    Raises:
+        ValueError: the name is not known; the message lists those that are.
+    """
+    if name not in _BY_NAME:
+        close = difflib.get_close_matches(str(name), _BY_NAME, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"`name` must be one of {', '.join(_BY_NAME)}, got {name!r}{hint}")
+    return _BY_NAME[name]

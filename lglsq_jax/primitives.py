@@ -1,0 +1,73 @@
+"""Operations that survive into a jaxpr under their own name, so that lowering to integers can find them.
+
+Each is an ordinary array function made into a JAX primitive: eager calls, jit, vmap and export compile the function;
+a traced program shows one equation, such as ``lglsq_quantize``, with its static parameters. They have no derivative of
+their own: the public functions above them define it with ``jax.custom_vjp``.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jaxtyping import Array, Float
+
+
+def define(
+    name: str, default: Callable[..., Array], by_platform: dict[str, Callable[..., Array]] | None = None
+) -> Primitive:
+    """Returns a primitive that compiles as ``default(*operands, **static)``, or as another function on a platform.
+
+    Args:
+        name: how equations of it are called in a jaxpr.
+        default: array function; its result's shape and dtype are the primitive's.
+        by_platform: ``{"cpu": function, ...}`` with the same result as ``default``, to the bit.
+    """
+    primitive = Primitive(name)
+
+    def abstract(*avals, **static):
+        arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        result = jax.eval_shape(functools.partial(default, **static), *arguments)
+        return jax.core.ShapedArray(result.shape, result.dtype)
+
+    primitive.def_abstract_eval(abstract)
+    compiled = functools.lru_cache(maxsize=None)(
+        lambda static: jax.jit(lambda *operands: primitive.bind(*operands, **dict(static)))
+    )
+    primitive.def_impl(lambda *operands, **static: compiled(tuple(sorted(static.items())))(*operands))
+    mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
+    for platform, function in (by_platform or {}).items():
+        mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False), platform=platform)
+
+    def batch(operands, dims, **static):
+        return jax.vmap(functools.partial(default, **static), in_axes=dims)(*operands), 0
+
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _quantize(x, scale, *offset, minimum: int, maximum: int):
+    shifted = x - offset[0] if offset else x
+    smallest = jnp.finfo(jnp.float32).tiny  # a subnormal scale is flushed to zero by compiled code: 0 / 0 otherwise
+    return jnp.clip(jnp.round(shifted / jnp.maximum(scale, smallest)), minimum, maximum)
+
+
+_quantize_p = define("lglsq_quantize", _quantize)
+
+
+def quantize_codes(
+    x: Float[Array, "*shape"],
+    scale: Float[Array, "..."],
+    offset: Float[Array, "..."] | None,
+    *,
+    minimum: int,
+    maximum: int,
+) -> Float[Array, "*shape"]:
+    """Returns ``clip(round((x - offset) / scale), minimum, maximum)`` as whole numbers in float32.
+
+    Rounds half to even. NaN stays NaN. ``scale`` and ``offset`` broadcast against ``x``; all operands are float32.
+    """
+    operands = (x, scale) if offset is None else (x, scale, offset)
+    return _quantize_p.bind(*operands, minimum=minimum, maximum=maximum)

@@ -1,0 +1,201 @@
+"""Quantizing, dequantizing, and fake-quantizing with a learned scale: pure functions on arrays."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from .gradients import QuantizerContext
+from .primitives import quantize_codes
+from .spec import QuantSpec
+
+
+def quantize(x: Float[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec) -> Int[Array, "*shape"]:
+    r"""Returns the integer codes of ``x``: :math:`q = \operatorname{clip}(\operatorname{round}(x / s), Q_n, Q_p)`.
+
+    Args:
+        x: values, any float dtype (computed in float32).
+        scale: in the unit of ``x``; shape ``()``, or ``[C]`` with ``spec.channel_axis``.
+        spec: bits, sign and which axis has its own scales.
+
+    Returns:
+        int8 codes if ``spec.signed``, uint8 if not; halves are rounded to even.
+
+    Raises:
+        ValueError: the scale has another shape, or is not finite and positive, or ``x`` holds NaN (both seen only where
+            values are concrete; a NaN has no code, so it cannot be passed on as it is in ``fake_quantize``).
+
+    References: LSQ, Esser et al., ICLR 2020, eq. 1.
+    """
+    x, scale = _checked(x, scale, spec)
+    if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
+        raise ValueError("`x` must not contain NaN, which has no integer code")
+    return float_codes(x, scale, None, spec).astype(spec.code_dtype)
+
+
+def dequantize(codes: Int[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec) -> Float[Array, "*shape"]:
+    r"""Returns :math:`\hat x = s \, q`, in the scale's dtype (computed in float32).
+
+    Args:
+        codes: whole numbers, any integer dtype.
+        scale: shape ``()``, or ``[C]`` with ``spec.channel_axis``.
+        spec: the quantizer that made the codes.
+
+    Raises:
+        ValueError: the scale has another shape, or is not finite and positive (seen only where it is concrete).
+    """
+    codes = jnp.asarray(codes)
+    scale = jnp.asarray(scale)
+    check_scale(scale, spec, codes.shape)
+    wide = broadcast_scale(scale.astype(jnp.float32), spec, codes.ndim)
+    return (codes.astype(jnp.float32) * wide).astype(scale.dtype)
+
+
+def fake_quantize(
+    x: Float[Array, "*shape"],
+    scale: Float[ArrayLike, "..."],
+    spec: QuantSpec,
+    offset: Float[ArrayLike, "..."] | None = None,
+    progress: Float[ArrayLike, ""] = 1.0,
+) -> Float[Array, "*shape"]:
+    r"""Rounds ``x`` to the grid of a quantizer and back, with the gradients of ``spec.method``.
+
+    Forward, always hard: :math:`\hat x = s \operatorname{clip}(\operatorname{round}((x - \beta) / s), Q_n, Q_p) + \beta`,
+    equal to ``dequantize(quantize(x))`` to the bit. Backward: the method's gradients for ``x``, ``scale`` and ``offset``
+    (0 for ``progress``), computed in float32 and cast to the dtype of each.
+
+    Args:
+        x: values, any float dtype (computed in float32). NaN stays NaN.
+        scale: in the unit of ``x``; shape ``()``, or ``[C]`` with ``spec.channel_axis``.
+        spec: the quantizer; static under ``jit``.
+        offset: LSQ+'s β in the unit of ``x``, shaped like the scale; None for a symmetric quantizer.
+        progress: training progress in [0, 1]; may be traced.
+
+    Returns:
+        An array with the shape and dtype of ``x``.
+
+    Raises:
+        ValueError: scale or offset has another shape, or the scale is not finite and positive (seen only where it is
+            concrete).
+    """
+    x, scale = _checked(x, scale, spec)
+    if offset is not None:
+        offset = jnp.asarray(offset)
+        if offset.shape != scale.shape:
+            raise ValueError(f"`offset` must have the shape of `scale`, {scale.shape}, got {offset.shape}")
+    return _fake_quantize(spec, x, scale, offset, jnp.asarray(progress, jnp.float32))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fake_quantize(spec, x, scale, offset, progress):
+    codes = float_codes(x, scale, offset, spec)
+    x_hat = codes * broadcast_scale(scale.astype(jnp.float32), spec, x.ndim)
+    if offset is not None:
+        x_hat = x_hat + broadcast_scale(offset.astype(jnp.float32), spec, x.ndim)
+    return x_hat.astype(x.dtype)
+
+
+def _fake_quantize_forward(spec, x, scale, offset, progress):
+    return _fake_quantize(spec, x, scale, offset, progress), (x, scale, offset, progress)
+
+
+def _fake_quantize_backward(spec, saved, gradient):
+    x, scale, offset, progress = saved
+    return (*quantizer_gradients(spec, x, scale, offset, progress, gradient), jnp.zeros_like(progress))
+
+
+_fake_quantize.defvjp(_fake_quantize_forward, _fake_quantize_backward)
+
+
+def quantizer_gradients(
+    spec: QuantSpec,
+    x: Float[Array, "*shape"],
+    scale: Float[Array, "..."],
+    offset: Float[Array, "..."] | None,
+    progress: Float[Array, ""],
+    gradient: Float[Array, "*shape"],
+) -> tuple[Float[Array, "*shape"], Float[Array, "..."], Float[Array, "..."] | None]:
+    """Returns the method's gradients for ``x``, ``scale`` and ``offset``, given the one for the fake-quantized tensor.
+
+    The codes are computed again rather than saved, so a backward pass keeps nothing but ``x`` itself.
+    """
+    wide_scale = jnp.maximum(
+        broadcast_scale(scale.astype(jnp.float32), spec, x.ndim), jnp.finfo(jnp.float32).tiny
+    )
+    values = x.astype(jnp.float32)
+    if offset is not None:
+        values = values - broadcast_scale(offset.astype(jnp.float32), spec, x.ndim)
+    normalised = values / wide_scale
+    context = QuantizerContext(
+        gradient=gradient.astype(jnp.float32),
+        values=values,
+        normalised=normalised,
+        codes=jnp.clip(jnp.round(normalised), spec.minimum, spec.maximum),
+        inside=(normalised >= spec.minimum) & (normalised <= spec.maximum),
+        scale=wide_scale,
+        minimum=spec.minimum,
+        maximum=spec.maximum,
+        elements=spec.elements(x.shape),
+        axes=spec.axes_of_scale(x.ndim),
+        progress=progress,
+    )
+
+    def shaped(wide: Array, like: Array) -> Array:
+        return wide.reshape(like.shape).astype(like.dtype)
+
+    return (
+        spec.method.input_gradient(context).astype(x.dtype),
+        shaped(spec.method.scale_gradient(context), scale),
+        None if offset is None else shaped(spec.method.offset_gradient(context), offset),
+    )
+
+
+def float_codes(
+    x: Float[Array, "*shape"], scale: Float[Array, "..."], offset: Float[Array, "..."] | None, spec: QuantSpec
+) -> Float[Array, "*shape"]:
+    """Returns the codes as whole numbers in float32, NaN where ``x`` is NaN; scale shapes as in ``quantize``."""
+    return quantize_codes(
+        x.astype(jnp.float32),
+        broadcast_scale(scale.astype(jnp.float32), spec, x.ndim),
+        None if offset is None else broadcast_scale(offset.astype(jnp.float32), spec, x.ndim),
+        minimum=spec.minimum,
+        maximum=spec.maximum,
+    )
+
+
+def broadcast_scale(scale: Float[Array, "..."], spec: QuantSpec, ndim: int) -> Float[Array, "..."]:
+    """Returns the scale in a shape that broadcasts against an ``ndim``-dimensional tensor."""
+    if spec.channel_axis is None:
+        return scale
+    shape = [1] * ndim
+    shape[spec.channel_axis] = -1
+    return scale.reshape(shape)
+
+
+def check_scale(scale: ArrayLike, spec: QuantSpec, shape: tuple[int, ...], name: str = "scale") -> None:
+    """Checks the shape of a scale, and, where it is concrete, that it is finite and positive.
+
+    Raises:
+        ValueError: with the name, the value seen and what is allowed.
+    """
+    expected = spec.scale_shape(shape)
+    if jnp.shape(scale) != expected:
+        raise ValueError(f"`{name}` must have shape {expected} for a tensor of shape {shape}, got {jnp.shape(scale)}")
+    if isinstance(scale, jax.core.Tracer):
+        return
+    values = np.asarray(scale, np.float32)
+    good = np.isfinite(values) & (values > 0)
+    if not good.all():
+        raise ValueError(f"`{name}` must be finite and positive, got {float(values[~good].flat[0])}")
+
+
+def _checked(x, scale, spec):
+    x, scale = jnp.asarray(x), jnp.asarray(scale)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"`x` must have a float dtype, got {x.dtype}")
+    if not jnp.issubdtype(scale.dtype, jnp.floating):
+        scale = scale.astype(jnp.float32)
+    check_scale(scale, spec, x.shape)
+    return x, scale
