@@ -1,0 +1,269 @@
+"""Convolution and linear layers that own their scales: nnx's own layers with the product replaced."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float
+
+from .calibration import init_scale
+from .ops import Window, quantized_conv, quantized_matmul
+from .quantizers import check_scale, fake_quantize
+from .spec import QuantSpec
+
+
+class Scale(nnx.Param):
+    """A quantizer's learned scale, in the unit of what it quantizes; NaN until it is calibrated."""
+
+
+class Offset(nnx.Param):
+    """A quantizer's learned offset (LSQ+), in the unit of what it quantizes; NaN until it is calibrated."""
+
+
+class Progress(nnx.Variable):
+    """Training progress in [0, 1] as a float32 scalar; ``set_progress`` writes it."""
+
+
+class _Quantized:
+    """What a quantized layer adds to nnx's: two specs, their scales, and the fake-quantized or fused product."""
+
+    weights: QuantSpec | None
+    inputs: QuantSpec | None
+    weight_scale: Scale | None
+    input_scale: Scale | None
+    input_offset: Offset | None
+    progress: Progress
+    observing: bool
+    kernel: nnx.Param
+
+    def _add_quantizers(self, weights: QuantSpec | None, inputs: QuantSpec | None) -> None:
+        for name, spec in (("weights", weights), ("inputs", inputs)):
+            if spec is not None and not isinstance(spec, QuantSpec):
+                raise TypeError(f"`{name}` must be a QuantSpec or None, got {spec!r}")
+        if inputs is not None and inputs.channel_axis is not None:
+            raise ValueError(f"`inputs.channel_axis` must be None in a layer, got {inputs.channel_axis}")
+        last = len(self.kernel.shape) - 1
+        if weights is not None and weights.channel_axis not in (None, -1, last):
+            raise ValueError(
+                f"`weights.channel_axis` must be None or the output axis, {last} or -1, got {weights.channel_axis}"
+            )
+        self.weights, self.inputs = weights, inputs
+        unset = jnp.float32(jnp.nan)
+        shape = () if weights is None else weights.scale_shape(self.kernel.shape)
+        self.weight_scale = None if weights is None else Scale(jnp.full(shape, unset))
+        self.input_scale = None if inputs is None else Scale(unset)
+        self.input_offset = Offset(unset) if inputs is not None and inputs.method.learn_offset else None
+        self.progress = Progress(jnp.zeros((), jnp.float32))
+        self.observing = False  # calibration: run in float and sow the inputs
+
+    def set_scales(
+        self,
+        *,
+        weights: ArrayLike | None = None,
+        inputs: ArrayLike | None = None,
+        input_offset: ArrayLike | None = None,
+    ) -> None:
+        """Sets the given scales and leaves the others.
+
+        Raises:
+            ValueError: the layer has no such quantizer, or a scale has another shape or is not finite and positive, or
+                the offset is not finite.
+        """
+        for name, value, spec, variable, shape in (
+            ("weights", weights, self.weights, self.weight_scale, self.kernel.shape),
+            ("inputs", inputs, self.inputs, self.input_scale, ()),
+        ):
+            if value is None:
+                continue
+            if spec is None or variable is None:
+                raise ValueError(f"`{name}` are not quantized in this layer, got a scale for them")
+            check_scale(value, spec, shape, name)
+            variable[...] = jnp.asarray(value, jnp.float32)
+        if input_offset is not None:
+            if self.input_offset is None:
+                raise ValueError("`input_offset` needs a method with a learned offset, such as methods.LSQ_PLUS")
+            if np.shape(input_offset) != () or not np.isfinite(input_offset):
+                raise ValueError(f"`input_offset` must be one finite number, got {input_offset}")
+            self.input_offset[...] = jnp.asarray(input_offset, jnp.float32)
+
+    def transformed(self, kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns the kernel as its quantizer sees it: through the method's float transform, where it has one."""
+        transform = None if self.weights is None else self.weights.method.weight_transform
+        return kernel if transform is None else transform(kernel)
+
+    def _product(self, x, kernel, float_product, fused_product):
+        if self.observing:
+            self.sow(nnx.Intermediate, "observed", x)
+            return float_product(x, kernel)
+        kernel = self.transformed(kernel)
+        progress = self.progress[...]
+        offset = None if self.input_offset is None else self.input_offset[...]
+        try:
+            if self.weight_scale is not None and self.input_scale is not None:
+                return fused_product(x, kernel, self.input_scale[...], self.weight_scale[...], offset, progress)
+            if self.input_scale is not None:
+                x = fake_quantize(x, self.input_scale[...], self.inputs, offset, progress)
+            if self.weight_scale is not None:
+                kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, progress)
+        except ValueError as error:
+            if not self.calibrated:
+                raise ValueError("the layer's scales are not set: call calibrate(model, batches) first") from error
+            raise
+        return float_product(x, kernel)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every scale is finite and positive and every offset finite (False while they are NaN)."""
+        scales = [variable[...] for variable in (self.weight_scale, self.input_scale) if variable is not None]
+        good = all(bool((jnp.isfinite(scale) & (scale > 0)).all()) for scale in scales)
+        return good and (self.input_offset is None or bool(jnp.isfinite(self.input_offset[...])))
+
+    def start_weight_scale(self, how: str) -> Float[Array, "..."]:
+        """Returns a starting scale for the kernel as it is now; see ``init_scale``."""
+        assert self.weights is not None
+        return init_scale(self.transformed(self.kernel[...]), self.weights, self.weights.method.weight_start or how)
+
+
+class QuantConv(_Quantized, nnx.Conv):
+    r"""``nnx.Conv`` on integer codes: :math:`y = s_x s_w (q_x * q_w) + b`.
+
+    Takes every argument of ``nnx.Conv`` (strides, padding of any kind, dilations, groups, mask, dtype, ...) and two
+    specs. Scales start as NaN; ``calibrate`` or :meth:`set_scales` sets them.
+
+    Args:
+        in_features: input channels.
+        out_features: output channels.
+        kernel_size: one size a spatial axis.
+        *args: further positional arguments of ``nnx.Conv``.
+        weights: quantizer of the kernel, per tensor or per output channel (``channel_axis=-1``); None leaves it float.
+        inputs: quantizer of the inputs, per tensor; None leaves them float.
+        rngs: as in ``nnx.Conv``.
+        **kwargs: further keyword arguments of ``nnx.Conv``.
+
+    Raises:
+        TypeError: a spec is not a ``QuantSpec``.
+        ValueError: a spec's channel axis does not fit.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size,
+        *args,
+        weights: QuantSpec | None = None,
+        inputs: QuantSpec | None = None,
+        rngs: nnx.Rngs,
+        **kwargs,
+    ):
+        if "conv_general_dilated" in kwargs:
+            raise TypeError("`conv_general_dilated` cannot be replaced in QuantConv, which is a convolution of its own")
+        super().__init__(in_features, out_features, kernel_size, *args, rngs=rngs, **kwargs)
+        del self.conv_general_dilated  # nnx keeps lax's on the instance; the method below takes its place
+        self._add_quantizers(weights, inputs)
+
+    def conv_general_dilated(
+        self,
+        x,
+        kernel,
+        strides,
+        padding,
+        lhs_dilation=None,
+        rhs_dilation=None,
+        dimension_numbers=None,
+        feature_group_count=1,
+        precision=None,
+        preferred_element_type=None,
+        out_sharding=None,
+    ):
+        """Convolves as ``lax.conv_general_dilated`` does, through this layer's quantizers; called by ``nnx.Conv``."""
+        def float_product(x, kernel):
+            return lax.conv_general_dilated(
+                x,
+                kernel,
+                strides,
+                padding,
+                lhs_dilation,
+                rhs_dilation,
+                dimension_numbers,
+                feature_group_count,
+                precision=precision,
+                preferred_element_type=preferred_element_type,
+                out_sharding=out_sharding,
+            )
+
+        def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
+            window = Window.resolve(
+                x.shape, kernel.shape, strides, padding, lhs_dilation, rhs_dilation, feature_group_count
+            )
+            return quantized_conv(
+                x,
+                kernel,
+                x_scale,
+                kernel_scale,
+                inputs=self.inputs,
+                weights=self.weights,
+                window=window,
+                x_offset=offset,
+                progress=progress,
+            )
+
+        return self._product(x, kernel, float_product, fused_product)
+
+
+class QuantLinear(_Quantized, nnx.Linear):
+    r"""``nnx.Linear`` on integer codes: :math:`y = s_x s_w \, q_x q_w + b`.
+
+    Takes every argument of ``nnx.Linear`` and two specs, as :class:`QuantConv` does.
+
+    Args:
+        in_features: size of the last axis of the inputs.
+        out_features: size of the last axis of the outputs.
+        weights: quantizer of the kernel, per tensor or per output (``channel_axis=-1``); None leaves it float.
+        inputs: quantizer of the inputs, per tensor; None leaves them float.
+        rngs: as in ``nnx.Linear``.
+        **kwargs: further keyword arguments of ``nnx.Linear``.
+
+    Raises:
+        TypeError: a spec is not a ``QuantSpec``.
+        ValueError: a spec's channel axis does not fit.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        weights: QuantSpec | None = None,
+        inputs: QuantSpec | None = None,
+        rngs: nnx.Rngs,
+        **kwargs,
+    ):
+        if "dot_general" in kwargs:
+            raise TypeError("`dot_general` cannot be replaced in QuantLinear, which is a product of its own")
+        super().__init__(in_features, out_features, rngs=rngs, **kwargs)
+        del self.dot_general  # nnx keeps lax's on the instance; the method below takes its place
+        self._add_quantizers(weights, inputs)
+
+    def dot_general(
+        self, x, kernel, dimension_numbers, precision=None, preferred_element_type=None, out_sharding=None
+    ):
+        """Multiplies as ``lax.dot_general`` does, through this layer's quantizers; called by ``nnx.Linear``."""
+        def float_product(x, kernel):
+            return lax.dot_general(
+                x, kernel, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
+            )
+
+        def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
+            return quantized_matmul(
+                x,
+                kernel,
+                x_scale,
+                kernel_scale,
+                inputs=self.inputs,
+                weights=self.weights,
+                x_offset=offset,
+                progress=progress,
+            )
+
+        return self._product(x, kernel, float_product, fused_product)

@@ -1,0 +1,53 @@
+"""Convolution and matrix product on integer codes with int32 accumulators; no float anywhere."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, Int32
+
+from .window import Window, convolve, convolve_depthwise
+
+_SHIFT = 128  # moves unsigned 8-bit codes into int8
+
+
+def convolve_int32(
+    codes: Int[Array, "n *spatial c"],
+    kernel: Int[Array, "*taps i o"],
+    window: Window,
+    code_maximum: int,
+) -> Int32[Array, "n *out o"]:
+    """Returns the convolution of integer codes, exactly.
+
+    Codes above 127 (unsigned, 8 bits) travel as ``code - 128``: the padding becomes -128, and ``128 * sum(kernel)``
+    is added back.
+
+    Args:
+        codes: within [-128, ``code_maximum``], any integer dtype.
+        kernel: within int8.
+        window: the geometry.
+        code_maximum: the largest code that can occur.
+    """
+    kernel = kernel.astype(jnp.int8)
+    run = convolve_depthwise if window.is_depthwise(kernel.shape) else convolve
+    if code_maximum <= 127:
+        return run(codes.astype(jnp.int8), kernel, window, jnp.int32)
+    shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)
+    interior = [(*pair, dilation - 1) for pair, dilation in zip(window.padding, window.input_dilation, strict=True)]
+    shifted = lax.pad(shifted, jnp.int8(-_SHIFT), [(0, 0, 0), *interior, (0, 0, 0)])
+    flat = Window(
+        window.strides, ((0, 0),) * len(interior), (1,) * len(interior), window.kernel_dilation, window.groups
+    )
+    taps = tuple(range(kernel.ndim - 1))
+    return run(shifted, kernel, flat, jnp.int32) + _SHIFT * jnp.sum(kernel, axis=taps, dtype=jnp.int32)
+
+
+def multiply_int32(
+    codes: Int[Array, "*batch k"], kernel: Int[Array, "k o"], code_maximum: int
+) -> Int32[Array, "*batch o"]:
+    """Returns the matrix product of integer codes over the last axis, exactly; ranges as in ``convolve_int32``."""
+    kernel = kernel.astype(jnp.int8)
+    numbers = (((codes.ndim - 1,), (0,)), ((), ()))
+    if code_maximum <= 127:
+        return lax.dot_general(codes.astype(jnp.int8), kernel, numbers, preferred_element_type=jnp.int32)
+    shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)
+    product = lax.dot_general(shifted, kernel, numbers, preferred_element_type=jnp.int32)
+    return product + _SHIFT * jnp.sum(kernel, axis=0, dtype=jnp.int32)

@@ -1,0 +1,147 @@
+"""Quantized convolution and matrix product: exact codes forward, the method's gradients backward, in one operation."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..quantizers import broadcast_scale, check_scale, float_codes, quantizer_gradients
+from ..spec import QuantSpec
+from .exact import convolve_codes, multiply_codes
+from .window import Window, convolve, convolve_depthwise
+
+
+def quantized_conv(
+    x: Float[Array, "n *spatial c"],
+    kernel: Float[Array, "*taps i o"],
+    x_scale: Float[Array, ""],
+    kernel_scale: Float[Array, "..."],
+    *,
+    inputs: QuantSpec,
+    weights: QuantSpec,
+    window: Window,
+    x_offset: Float[Array, ""] | None = None,
+    progress: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "n *out o"]:
+    r"""Convolves the codes of ``x`` and ``kernel`` exactly and multiplies by the two scales.
+
+    .. math:: y = s_x s_w \, (q_x * q_w) \; [\, + \beta s_w (1 * q_w)\,]
+
+    equal to the convolution of the two fake-quantized tensors. Backward, each tensor and its scale get the gradients of
+    their own spec's method. One operation: only ``x``, the kernel and the scales are kept for the backward pass.
+
+    Args:
+        x: any float dtype, channels last.
+        kernel: spatial axes, then channels a group, then outputs.
+        x_scale: shape ``()``, unit of ``x``.
+        kernel_scale: shape ``()``, or ``[o]`` where ``weights.channel_axis`` is the output axis.
+        inputs: quantizer of ``x``; per tensor.
+        weights: quantizer of ``kernel``; per tensor or per output channel.
+        window: strides, padding, dilations and groups.
+        x_offset: LSQ+'s β, shape ``()``, or None.
+        progress: training progress in [0, 1], may be traced.
+
+    Returns:
+        The dtype of ``x``.
+
+    Raises:
+        ValueError: a spec has a channel axis that cannot be factored out of the sum, or a scale a wrong shape or value.
+    """
+    return _checked_product(
+        x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Convolution(window)
+    )
+
+
+def quantized_matmul(
+    x: Float[Array, "*batch k"],
+    kernel: Float[Array, "k o"],
+    x_scale: Float[Array, ""],
+    kernel_scale: Float[Array, "..."],
+    *,
+    inputs: QuantSpec,
+    weights: QuantSpec,
+    x_offset: Float[Array, ""] | None = None,
+    progress: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "*batch o"]:
+    r"""Multiplies the codes of ``x`` and ``kernel`` exactly and then by the two scales: :math:`y = s_x s_w \, q_x q_w`.
+
+    Gradients, arguments and errors as in :func:`quantized_conv`; the product is over the last axis of ``x``.
+    """
+    return _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Matmul())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Convolution:
+    window: Window
+
+    def of_codes(self, x, kernel, x_range, kernel_range):
+        return convolve_codes(x, kernel, self.window, x_range, kernel_range)
+
+    def of_floats(self, x, kernel):
+        run = convolve_depthwise if self.window.is_depthwise(kernel.shape) else convolve
+        return run(x, kernel, self.window)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Matmul:
+    def of_codes(self, x, kernel, x_range, kernel_range):
+        return multiply_codes(x, kernel, x_range, kernel_range)
+
+    def of_floats(self, x, kernel):
+        return x @ kernel
+
+
+def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, product):
+    if inputs.channel_axis is not None:
+        raise ValueError(
+            "`inputs.channel_axis` must be None, since a sum over channels has one input scale, "
+            f"got {inputs.channel_axis}"
+        )
+    if weights.channel_axis is not None and weights.channel_axis % kernel.ndim != kernel.ndim - 1:
+        raise ValueError(
+            f"`weights.channel_axis` must be None or the output axis, {kernel.ndim - 1} or -1, "
+            f"got {weights.channel_axis}"
+        )
+    x_scale, kernel_scale = jnp.asarray(x_scale), jnp.asarray(kernel_scale)
+    check_scale(x_scale, inputs, x.shape, "x_scale")
+    check_scale(kernel_scale, weights, kernel.shape, "kernel_scale")
+    progress = jnp.asarray(progress, jnp.float32)
+    return _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress):
+    x_codes = float_codes(x, x_scale, x_offset, inputs)
+    kernel_codes = float_codes(kernel, kernel_scale, None, weights)
+    ranges = (inputs.minimum, inputs.maximum), (weights.minimum, weights.maximum)
+    output_scale = kernel_scale.astype(jnp.float32)
+    y = product.of_codes(x_codes, kernel_codes, *ranges) * (x_scale.astype(jnp.float32) * output_scale)
+    if x_offset is not None:
+        # x_hat = s q + offset: what the offset adds differs only where the window meets the padding.
+        ones = jnp.ones((1,) * (x.ndim - kernel.ndim + 1) + x.shape[x.ndim - kernel.ndim + 1 :], jnp.float32)
+        y = y + product.of_codes(ones, kernel_codes, (0, 1), ranges[1]) * (x_offset.astype(jnp.float32) * output_scale)
+    return y.astype(x.dtype)
+
+
+def _product_forward(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress):
+    y = _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress)
+    return y, (x, kernel, x_scale, kernel_scale, x_offset, progress)
+
+
+def _product_backward(inputs, weights, product, saved, gradient):
+    x, kernel, x_scale, kernel_scale, x_offset, progress = saved
+    x_hat = float_codes(x, x_scale, x_offset, inputs) * x_scale.astype(jnp.float32)
+    if x_offset is not None:
+        x_hat = x_hat + x_offset.astype(jnp.float32)
+    wide_scale = broadcast_scale(kernel_scale.astype(jnp.float32), weights, kernel.ndim)
+    kernel_hat = float_codes(kernel, kernel_scale, None, weights) * wide_scale
+    _, pull_back = jax.vjp(product.of_floats, x_hat, kernel_hat)
+    x_gradient, kernel_gradient = pull_back(gradient.astype(jnp.float32))
+    x_part = quantizer_gradients(inputs, x, x_scale, x_offset, progress, x_gradient)
+    kernel_part = quantizer_gradients(weights, kernel, kernel_scale, None, progress, kernel_gradient)
+    return x_part[0], kernel_part[0], x_part[1], kernel_part[1], x_part[2], jnp.zeros_like(progress)
+
+
+_product.defvjp(_product_forward, _product_backward)
