@@ -45,5 +45,5 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@echo "installing into .venv (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --requirement requirements.txt --requirement requirements-dev.txt --constraint constraints.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
