@@ -1,5 +1,7 @@
 """Convolution and linear layers that own their scales: nnx's own layers with the product replaced."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -33,7 +35,7 @@ class _Quantized:
     input_scale: Scale | None
     input_offset: Offset | None
     progress: Progress
-    observing: bool
+    observer: Callable[[Array], bool] | None = None  # on temporary copies only: sees inputs; True runs in float
     kernel: nnx.Param
 
     def _add_quantizers(self, weights: QuantSpec | None, inputs: QuantSpec | None) -> None:
@@ -54,7 +56,6 @@ class _Quantized:
         self.input_scale = None if inputs is None else Scale(unset)
         self.input_offset = Offset(unset) if inputs is not None and inputs.method.learn_offset else None
         self.progress = Progress(jnp.zeros((), jnp.float32))
-        self.observing = False  # calibration: run in float and sow the inputs
 
     def set_scales(
         self,
@@ -92,8 +93,7 @@ class _Quantized:
         return kernel if transform is None else transform(kernel)
 
     def _product(self, x, kernel, float_product, fused_product):
-        if self.observing:
-            self.sow(nnx.Intermediate, "observed", x)
+        if self.observer is not None and self.observer(x):
             return float_product(x, kernel)
         kernel = self.transformed(kernel)
         progress = self.progress[...]
@@ -118,10 +118,10 @@ class _Quantized:
         good = all(bool((jnp.isfinite(scale) & (scale > 0)).all()) for scale in scales)
         return good and (self.input_offset is None or bool(jnp.isfinite(self.input_offset[...])))
 
-    def start_weight_scale(self, how: str) -> Float[Array, "..."]:
+    def start_weight_scale(self, how: str | None = None) -> Float[Array, "..."]:
         """Returns a starting scale for the kernel as it is now; see ``init_scale``."""
         assert self.weights is not None
-        return init_scale(self.transformed(self.kernel[...]), self.weights, self.weights.method.weight_start or how)
+        return init_scale(self.transformed(self.kernel[...]), self.weights, how or self.weights.method.weight_start or "mse")
 
 
 class QuantConv(_Quantized, nnx.Conv):

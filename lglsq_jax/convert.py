@@ -1,0 +1,219 @@
+"""Rewriting a float nnx model into a quantized one by rules, and setting its scales from data."""
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, ArrayLike, Float
+
+from .calibration import STARTS, init_scale
+from .layers import QuantConv, QuantLinear
+from .observe import layer_inputs
+from .paths import QuantLayer, products, quantized_layers
+from .spec import QuantSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Which layers get which quantizers.
+
+    Attributes:
+        pattern: regular expression that must match a layer's whole path, such as ``r"layer1/.*"``.
+        weights: quantizer of the kernel; None leaves it float.
+        inputs: quantizer of the inputs; None leaves them float.
+
+    Raises:
+        ValueError: the pattern is not a regular expression.
+        TypeError: a spec is not a ``QuantSpec``.
+    """
+
+    pattern: str
+    weights: QuantSpec | None = None
+    inputs: QuantSpec | None = None
+
+    def __post_init__(self):
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r}: {error}") from None
+        for name in ("weights", "inputs"):
+            spec = getattr(self, name)
+            if spec is not None and not isinstance(spec, QuantSpec):
+                raise TypeError(f"`{name}` must be a QuantSpec or None, got {spec!r}")
+
+
+def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
+    """Returns a copy of ``model`` whose convolutions and linear layers are quantized by rules.
+
+    Float weights, batch statistics and everything else are kept. The last rule whose pattern matches a layer's whole
+    path decides; layers that none matches stay float. Scales are not set: call ``calibrate`` next.
+
+    Args:
+        model: any nnx model; it is not changed.
+        rules: in order.
+
+    Raises:
+        ValueError: there is no rule, or a rule matches no convolution or linear layer (the message lists the paths).
+    """
+    rules = list(rules)
+    if not rules:
+        raise ValueError('`rules` must hold at least one rule, such as Rule(".*", weights=spec, inputs=spec), got none')
+    model = nnx.clone(model)
+    layers = products(model)
+    for rule in rules:
+        if not any(re.fullmatch(rule.pattern, path) for path, _ in layers):
+            paths = ", ".join(repr(path) for path, _ in layers) or "none"
+            raise ValueError(f"rule {rule.pattern!r} matches no convolution or linear layer; their paths are: {paths}")
+    replaced = {}
+    for path, layer in layers:
+        matching = [rule for rule in rules if re.fullmatch(rule.pattern, path)]
+        if matching and (matching[-1].weights is not None or matching[-1].inputs is not None):
+            replaced[id(layer)] = _quantized_copy(path, layer, matching[-1])
+    if id(model) in replaced:
+        return replaced[id(model)]
+    for _, parent in list(nnx.iter_modules(model)):
+        for name, child in list(nnx.iter_children(parent)):
+            if id(child) not in replaced:
+                continue
+            if isinstance(name, int):
+                parent[name] = replaced[id(child)]
+            else:
+                setattr(parent, name, replaced[id(child)])
+    left = [path for path, layer in products(model) if id(layer) in replaced]
+    if left:
+        raise ValueError(f"cannot replace the layers {', '.join(left)}: hold them as attributes or in an nnx.List")
+    return model
+
+
+def _quantized_copy(path: str, layer: nnx.Conv | nnx.Linear, rule: Rule) -> QuantLayer:
+    kinds = {nnx.Conv: QuantConv, QuantConv: QuantConv, nnx.Linear: QuantLinear, QuantLinear: QuantLinear}
+    kind = kinds.get(type(layer))
+    if kind is None:
+        raise TypeError(f"layer {path!r} is a {type(layer).__name__}; only nnx.Conv and nnx.Linear can be quantized")
+    zeros = nnx.initializers.zeros_init()
+    shared = {
+        name: getattr(layer, name)
+        for name in ("use_bias", "dtype", "param_dtype", "precision", "promote_dtype", "preferred_element_type")
+    }
+    shared.update(weights=rule.weights, inputs=rule.inputs, kernel_init=zeros, rngs=nnx.Rngs(0))
+    if isinstance(layer, nnx.Conv):
+        names = ("strides", "padding", "input_dilation", "kernel_dilation", "feature_group_count", "mask")
+        shared.update({name: getattr(layer, name) for name in names})
+        copy = QuantConv(layer.in_features, layer.out_features, layer.kernel_size, **shared)
+    else:
+        copy = QuantLinear(layer.in_features, layer.out_features, **shared)
+    copy.kernel = layer.kernel
+    copy.bias = layer.bias
+    return copy
+
+
+def set_progress(model: nnx.Module, fraction: Float[ArrayLike, ""]) -> None:
+    """Tells every quantizer of ``model`` how far training is, from 0 to 1.
+
+    ``fraction`` may be traced, so a train step can set it from its step counter without compiling again.
+    """
+    value = jnp.asarray(fraction, jnp.float32)
+    for _, layer in quantized_layers(model):
+        layer.progress[...] = value
+
+
+def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = None) -> None:
+    r"""Sets every scale of ``model``, in place, from its weights and from the inputs its layers see.
+
+    The model runs in float, in evaluation mode. A layer's input scale is the mean over batches of ``init_scale`` (the
+    largest, for ``how="max"``). A learned offset (LSQ+) starts at the smallest input of an unsigned quantizer and at the
+    middle of the range of a signed one.
+
+    Args:
+        model: from ``quantize_model``, or with ``QuantConv`` and ``QuantLinear`` layers of your own.
+        batches: the arrays that the model takes, a few hundred samples in all.
+        how: a start of ``init_scale`` for every scale; None: what the method of each quantizer asks for, or ``"mse"``.
+
+    Raises:
+        ValueError: there is no quantized layer or no batch, a batch holds NaN or infinity, ``how`` is not known, or a
+            layer was not reached by the batches (named).
+    """
+    if how is not None and how not in STARTS:
+        raise ValueError(f"`how` must be one of {', '.join(STARTS)}, got {how!r}")
+    layers = quantized_layers(model)
+    if not layers:
+        raise ValueError("`model` has no quantized layer to calibrate: call quantize_model(model, rules) first")
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def observe(state, batch):
+        copy = nnx.merge(graph, state)
+        calls = layer_inputs(copy, batch, in_float=True)
+        return {
+            path: _observation(layer, calls[path], how)
+            for path, layer in quantized_layers(copy)
+            if layer.inputs is not None
+        }
+
+    seen = []
+    for index, batch in enumerate(batches):
+        batch = jnp.asarray(batch)
+        if jnp.issubdtype(batch.dtype, jnp.floating) and not bool(jnp.isfinite(batch).all()):
+            raise ValueError(f"batch {index} for calibration must be finite, got NaN or infinity in it")
+        seen.append(jax.device_get(observe(state, batch)))
+    if not seen:
+        raise ValueError("`batches` must hold at least one batch to calibrate from, got none")
+    for path, layer in layers:
+        try:
+            _set_from(layer, [observed[path] for observed in seen] if layer.inputs is not None else [], how)
+        except ValueError as error:
+            raise ValueError(f"cannot calibrate layer {path!r}: {error}") from None
+        negative = [float(observed[path].negative) for observed in seen if path in observed and observed[path].calls]
+        if negative and layer.input_offset is None and not layer.inputs.signed and np.mean(negative) > 0.01:
+            share = 100 * np.mean(negative)
+            warnings.warn(
+                f"{share:.0f} % of the inputs of layer {path!r} are negative and its unsigned quantizer makes them 0; "
+                "use a signed spec for it",
+                stacklevel=2,
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Observation:
+    scales: list[Array]
+    offsets: list[Array]
+    negative: Array
+    calls: int = dataclasses.field(metadata={"static": True})
+
+
+def _observation(layer: QuantLayer, calls: list[Array], how: str | None) -> _Observation:
+    spec = layer.inputs
+    assert spec is not None
+    start = how or spec.method.input_start or "mse"
+    scales, offsets, negative = [], [], jnp.float32(0)
+    for x in calls:
+        x = x.astype(jnp.float32)
+        offset = jnp.float32(0)
+        if layer.input_offset is not None:
+            offset = (jnp.max(x) + jnp.min(x)) / 2 if spec.signed else jnp.min(x)
+        scales.append(init_scale(x - offset, spec, start))
+        offsets.append(offset)
+        negative = negative + jnp.mean(x < 0) / len(calls)
+    return _Observation(scales, offsets, negative, len(calls))
+
+
+def _set_from(layer: QuantLayer, observed: list[_Observation], how: str | None) -> None:
+    if layer.weights is not None:
+        layer.set_scales(weights=layer.start_weight_scale(how))
+    if layer.inputs is None:
+        return
+    scales = [scale for observation in observed for scale in observation.scales]
+    if not scales:
+        raise ValueError("the model does not call it on these batches")
+    combine = np.max if (how or layer.inputs.method.input_start) == "max" else np.mean
+    layer.set_scales(inputs=np.float32(combine(scales)))
+    if layer.input_offset is not None:
+        layer.set_scales(input_offset=np.float32(np.mean([o for seen in observed for o in seen.offsets])))
+
+

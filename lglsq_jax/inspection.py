@@ -1,0 +1,167 @@
+"""Looking at a quantized model: its plan, its scales, how its codes are used."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int8
+
+from .observe import layer_inputs
+from .paths import products, quantized_layers
+from .quantizers import quantize
+from .spec import QuantSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanRow:
+    """One convolution or linear layer of a model and what is quantized in it."""
+
+    path: str
+    kind: str
+    kernel_shape: tuple[int, ...]
+    weights: QuantSpec | None
+    inputs: QuantSpec | None
+    calibrated: bool
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the kernel at its true bit width."""
+        return int(np.prod(self.kernel_shape)) * (32 if self.weights is None else self.weights.bits) / 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Every convolution and linear layer of a model; prints as a table."""
+
+    rows: tuple[PlanRow, ...]
+
+    def __str__(self) -> str:
+        cells = [("layer", "kind", "kernel", "weights", "inputs", "calibrated")]
+        for row in self.rows:
+            quantized = row.weights is not None or row.inputs is not None
+            cells.append(
+                (
+                    row.path or "(the model)",
+                    row.kind,
+                    "x".join(map(str, row.kernel_shape)),
+                    describe(row.weights),
+                    describe(row.inputs),
+                    ("yes" if row.calibrated else "no") if quantized else "",
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+        )
+
+
+def describe(spec: QuantSpec | None) -> str:
+    """Returns a spec in a few words, such as ``3 bits signed per channel``."""
+    if spec is None:
+        return "float"
+    words = [f"{spec.bits} bits", "signed" if spec.signed else "unsigned"]
+    if spec.narrow_range:
+        words.append("narrow")
+    if spec.channel_axis is not None:
+        words.append("per channel")
+    return " ".join(words)
+
+
+def plan(model: nnx.Module) -> Plan:
+    """Returns which layers of ``model`` are quantized and how; ``print`` shows it as a table."""
+    return Plan(
+        tuple(
+            PlanRow(
+                path,
+                type(layer).__name__,
+                tuple(layer.kernel.shape),
+                getattr(layer, "weights", None),
+                getattr(layer, "inputs", None),
+                bool(getattr(layer, "calibrated", False)),
+            )
+            for path, layer in products(model)
+        )
+    )
+
+
+def check_scales(model: nnx.Module) -> None:
+    """Checks that every scale of ``model`` is finite and positive and every offset finite.
+
+    Raises:
+        ValueError: naming the first layer where one is not, and the value seen.
+    """
+    for path, layer in quantized_layers(model):
+        for name, variable in (("weight", layer.weight_scale), ("input", layer.input_scale)):
+            if variable is None:
+                continue
+            values = np.asarray(variable[...], np.float32)
+            bad = values[~(np.isfinite(values) & (values > 0))]
+            if bad.size:
+                raise ValueError(
+                    f"the {name} scale of layer {path!r} must be finite and positive, got {float(bad.flat[0])}"
+                    + (" (not calibrated: call calibrate(model, batches) first)" if np.isnan(bad.flat[0]) else "")
+                )
+        if layer.input_offset is not None and not np.isfinite(np.asarray(layer.input_offset[...])):
+            raise ValueError(f"the input offset of layer {path!r} must be finite, got {layer.input_offset[...]}")
+
+
+def weight_codes(model: nnx.Module) -> dict[str, Int8[Array, "..."]]:
+    """Returns the integer codes of every quantized kernel, by layer path.
+
+    Raises:
+        ValueError: a layer is not calibrated.
+    """
+    check_scales(model)
+    return {
+        path: quantize(layer.transformed(layer.kernel[...]), layer.weight_scale[...], layer.weights)
+        for path, layer in quantized_layers(model)
+        if layer.weights is not None and layer.weight_scale is not None
+    }
+
+
+def layer_statistics(model: nnx.Module, inputs: Float[Array, "n ..."]) -> dict[str, dict[str, float]]:
+    """Returns, for every quantized layer, how its quantizers are used on one batch in evaluation mode.
+
+    Per layer path: ``weight_scale`` and ``input_scale`` (mean over channels), ``weight_clipped`` and ``input_clipped``
+    (fraction of elements outside the clip range), ``weight_codes_used`` and ``input_codes_used`` (fraction of the
+    possible codes that occur).
+
+    Raises:
+        ValueError: a layer is not calibrated.
+    """
+    check_scales(model)
+    graph, state = nnx.split(model)
+    return {
+        path: {name: float(value) for name, value in values.items()}
+        for path, values in jax.device_get(_statistics(graph, state, inputs)).items()
+    }
+
+
+@jax.jit(static_argnums=0)
+def _statistics(graph, state, inputs):
+    model = nnx.merge(graph, state)
+    calls = layer_inputs(model, inputs, in_float=False)
+    found = {}
+    for path, layer in quantized_layers(model):
+        found[path] = values = {}
+        if layer.weights is not None:
+            _describe(values, "weight", layer.transformed(layer.kernel[...]), layer.weight_scale[...], layer.weights)
+        if layer.inputs is not None and calls[path]:
+            x = calls[path][0]
+            if layer.input_offset is not None:
+                x = x - layer.input_offset[...]
+            _describe(values, "input", x, layer.input_scale[...], layer.inputs)
+    return found
+
+
+def _describe(values, prefix, x, scale, spec: QuantSpec):
+    wide = scale if spec.channel_axis is None else scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    v = x.astype(jnp.float32) / wide
+    codes = jnp.clip(jnp.round(v), spec.minimum, spec.maximum)
+    levels = jnp.arange(spec.minimum, spec.maximum + 1, dtype=jnp.float32)
+    counts = jnp.histogram(codes, bins=jnp.append(levels - 0.5, levels[-1] + 0.5))[0]
+    values[f"{prefix}_scale"] = jnp.mean(scale)
+    values[f"{prefix}_clipped"] = jnp.mean((v < spec.minimum) | (v > spec.maximum))
+    values[f"{prefix}_codes_used"] = jnp.mean(counts > 0)
