@@ -1,0 +1,237 @@
+"""Residual networks as plain float Flax NNX modules, with TorchVision's module names.
+
+They know nothing of quantization: ``quantize_model`` rewrites any of them by rules, and ``recommended_rules`` names
+the rules.
+
+Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (sections 3.3 and 4.2). As in TorchVision the
+stride of a bottleneck is on its 3x3 convolution, and a shortcut that has to fit is a 1x1 convolution with batch norm.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+_he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+_torch_linear = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _conv(in_features: int, out_features: int, kernel_size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution without bias, padded by ``(kernel_size - 1) // 2`` on every side.
+
+    The padding is explicit because ``"SAME"`` pads only below and to the right at stride 2, which shifts every
+    feature map against weights trained elsewhere.
+    """
+    return nnx.Conv(
+        in_features,
+        out_features,
+        (kernel_size, kernel_size),
+        strides=(stride, stride),
+        padding=((kernel_size - 1) // 2,) * 2,
+        use_bias=False,
+        kernel_init=_he_normal,
+        rngs=rngs,
+    )
+
+
+def _batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+
+
+def _shortcut(in_features: int, out_features: int, stride: int, rngs: nnx.Rngs) -> nnx.List | None:
+    """Convolution and batch norm that fit the block's input to its output; None where it fits already."""
+    if stride == 1 and in_features == out_features:
+        return None
+    return nnx.List([_conv(in_features, out_features, 1, stride, rngs), _batch_norm(out_features, rngs)])
+
+
+def _apply(layers: nnx.List | None, x: jax.Array) -> jax.Array:
+    for layer in layers or ():
+        x = layer(x)
+    return x
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, in_features: int, features: int, stride: int, *, rngs: nnx.Rngs):
+        self.conv1 = _conv(in_features, features, 3, stride, rngs)
+        self.bn1 = _batch_norm(features, rngs)
+        self.conv2 = _conv(features, features, 3, 1, rngs)
+        self.bn2 = _batch_norm(features, rngs)
+        self.downsample = _shortcut(in_features, features, stride, rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return nnx.relu(y + _apply(self.downsample, x))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (He et al., figure 5 right); the stride is on the 3x3 one."""
+
+    expansion = 4
+
+    def __init__(self, in_features: int, features: int, stride: int, *, rngs: nnx.Rngs):
+        out_features = features * self.expansion
+        self.conv1 = _conv(in_features, features, 1, 1, rngs)
+        self.bn1 = _batch_norm(features, rngs)
+        self.conv2 = _conv(features, features, 3, stride, rngs)
+        self.bn2 = _batch_norm(features, rngs)
+        self.conv3 = _conv(features, out_features, 1, 1, rngs)
+        self.bn3 = _batch_norm(out_features, rngs)
+        self.downsample = _shortcut(in_features, out_features, stride, rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = nnx.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return nnx.relu(y + _apply(self.downsample, x))
+
+
+class ResNet(nnx.Module):
+    """A stem, stages of residual blocks, the mean over all positions, and one linear layer.
+
+    Modules, by path: ``conv1``, ``bn1``, ``layer1/0/conv1``, ..., ``layer2/0/downsample/0`` (convolution) and
+    ``layer2/0/downsample/1`` (batch norm), ..., ``fc``.
+
+    ``model.train()`` normalises by the batch and updates the running statistics, ``model.eval()`` uses them.
+
+    Args:
+        block: ``BasicBlock`` or ``Bottleneck``.
+        depths: blocks of each stage.
+        widths: channels of each stage, before the block's ``expansion``; every stage but the first halves the image.
+        stem_kernel: kernel size of ``conv1``.
+        stem_stride: stride of ``conv1``.
+        stem_pool: whether 3x3 max pooling with stride 2 follows ``conv1``.
+        num_classes: outputs of ``fc``.
+        in_channels: channels of the images.
+        rngs: the source of the start values (stream ``params``).
+
+    Raises:
+        ValueError: a count is not a whole number of at least 1.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        widths: Sequence[int],
+        *,
+        stem_kernel: int,
+        stem_stride: int,
+        stem_pool: bool,
+        num_classes: int,
+        in_channels: int,
+        rngs: nnx.Rngs,
+    ):
+        counts = {"num_classes": num_classes, "in_channels": in_channels, "stem_stride": stem_stride}
+        for name, count in counts.items():
+            _require_count(name, count)
+        self.in_channels = in_channels
+        self.stages = len(depths)
+        self.stem_pool = stem_pool
+
+        self.conv1 = _conv(in_channels, widths[0], stem_kernel, stem_stride, rngs)
+        self.bn1 = _batch_norm(widths[0], rngs)
+        features = widths[0]
+        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(features, width, stride, rngs=rngs))
+                features = width * block.expansion
+            setattr(self, f"layer{stage + 1}", nnx.List(blocks))
+
+        bound = features**-0.5
+        self.fc = nnx.Linear(
+            features,
+            num_classes,
+            kernel_init=_torch_linear,
+            bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
+            rngs=rngs,
+        )
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+        """Logits of normalised images.
+
+        Raises:
+            ValueError: ``images`` is not a batch of images with ``in_channels`` channels.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.in_channels:
+            raise ValueError(f"`images` must have shape [n, h, w, {self.in_channels}], got {list(images.shape)}")
+        x = nnx.relu(self.bn1(self.conv1(images)))
+        if self.stem_pool:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage in range(self.stages):
+            x = _apply(getattr(self, f"layer{stage + 1}"), x)
+        return self.fc(jnp.mean(x, axis=(1, 2)))
+
+
+def _require_count(name: str, count: Any):
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"`{name}` must be a whole number >= 1, got {count!r}")
+
+
+def _imagenet(block, depths: Sequence[int], num_classes: int, in_channels: int, rngs: nnx.Rngs) -> ResNet:
+    return ResNet(
+        block,
+        depths,
+        (64, 128, 256, 512),
+        stem_kernel=7,
+        stem_stride=2,
+        stem_pool=True,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        rngs=rngs,
+    )
+
+
+def _small_images(depth: int, num_classes: int, in_channels: int, stem_stride: int, rngs: nnx.Rngs) -> ResNet:
+    return ResNet(
+        BasicBlock,
+        (depth,) * 3,
+        (16, 32, 64),
+        stem_kernel=3,
+        stem_stride=stem_stride,
+        stem_pool=False,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        rngs=rngs,
+    )
+
+
+def resnet18(num_classes: int = 1000, in_channels: int = 3, *, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-18 for images of about 224x224 (11.7 million parameters for 1000 classes)."""
+    return _imagenet(BasicBlock, (2, 2, 2, 2), num_classes, in_channels, rngs)
+
+
+def resnet34(num_classes: int = 1000, in_channels: int = 3, *, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-34 for images of about 224x224 (21.8 million parameters for 1000 classes)."""
+    return _imagenet(BasicBlock, (3, 4, 6, 3), num_classes, in_channels, rngs)
+
+
+def resnet50(num_classes: int = 1000, in_channels: int = 3, *, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-50 for images of about 224x224 (25.6 million parameters for 1000 classes)."""
+    return _imagenet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, rngs)
+
+
+def resnet20(num_classes: int = 10, in_channels: int = 3, *, stem_stride: int = 1, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-20 for images of about 32x32: three stages of three blocks with 16, 32 and 64 channels.
+
+    ``stem_stride=2`` halves the image at once, which makes the network about four times cheaper.
+    """
+    return _small_images(3, num_classes, in_channels, stem_stride, rngs)
+
+
+def resnet8(num_classes: int = 10, in_channels: int = 3, *, stem_stride: int = 1, rngs: nnx.Rngs) -> ResNet:
+    """ResNet-8 for images of about 8x8 to 32x32: three stages of one block with 16, 32 and 64 channels.
+
+    ``stem_stride=2`` halves the image at once, which makes the network about four times cheaper.
+    """
+    return _small_images(1, num_classes, in_channels, stem_stride, rngs)

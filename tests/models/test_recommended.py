@@ -1,0 +1,75 @@
+"""The recommended rules: the caller's quantizers inside, 8 bits at both ends, and nothing for a network unknown."""
+
+import re
+
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lglsq_jax import methods, models
+from lglsq_jax.convert import Rule
+from lglsq_jax.spec import QuantSpec
+
+BUILDERS = [models.resnet8, models.resnet20, models.resnet18, models.resnet50]
+OUTLINES = [nnx.eval_shape(lambda build=build: build(rngs=nnx.Rngs(0))) for build in BUILDERS]
+
+some_method = st.sampled_from([methods.LG_LSQ, methods.LSQ, methods.EWGS])
+some_weights = st.builds(
+    QuantSpec,
+    bits=st.integers(2, 8),
+    channel_axis=st.sampled_from([None, -1, 3]),
+    narrow_range=st.booleans(),
+    method=some_method,
+)
+some_inputs = st.builds(
+    QuantSpec, bits=st.integers(2, 8), signed=st.booleans(), batch_axis=st.just(0), method=some_method
+)
+
+
+def last_match(rules: list[Rule], path: str) -> Rule:
+    return [rule for rule in rules if re.fullmatch(rule.pattern, path)][-1]
+
+
+def layer_paths(model: nnx.Module) -> list[str]:
+    kinds = (nnx.Conv, nnx.Linear)
+    return ["/".join(map(str, path)) for path, module in nnx.iter_modules(model) if isinstance(module, kinds)]
+
+
+@given(st.sampled_from(OUTLINES), some_weights, some_inputs)
+def test_inner_layers_get_what_was_asked_for_and_the_ends_get_8_bits(model, weights, inputs):
+    rules = models.recommended_rules(model, weights=weights, inputs=inputs)
+    for path in layer_paths(model):
+        rule = last_match(rules, path)
+        assert rule.weights is not None and rule.inputs is not None
+        assert (rule.weights.method, rule.inputs.method) == (weights.method, inputs.method)
+        if path not in ("conv1", "fc"):
+            assert (rule.weights, rule.inputs) == (weights, inputs)
+            continue
+        assert (rule.weights.bits, rule.weights.signed) == (8, True)
+        assert (rule.inputs.bits, rule.inputs.signed, rule.inputs.batch_axis) == (8, path == "conv1", 0)
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(None, None), (-1, -1), (3, 1)])
+def test_channels_stay_channels_in_the_matrix_of_the_last_layer(axis, expected):
+    weights = QuantSpec(bits=4, channel_axis=axis)
+    rules = models.recommended_rules(OUTLINES[0], weights=weights)
+    assert last_match(rules, "fc").weights.channel_axis == expected
+    assert last_match(rules, "conv1").weights.channel_axis == axis
+
+
+def test_no_quantizer_stays_no_quantizer():
+    weights = QuantSpec(bits=4)
+    assert all(rule.inputs is None for rule in models.recommended_rules(OUTLINES[0], weights=weights))
+    assert all(rule.weights is None for rule in models.recommended_rules(OUTLINES[0], inputs=weights))
+
+
+def test_narrow_signed_inputs_become_a_valid_unsigned_end():
+    inputs = QuantSpec(bits=4, signed=True, narrow_range=True, batch_axis=0)
+    last = last_match(models.recommended_rules(OUTLINES[0], inputs=inputs), "fc").inputs
+    assert (last.signed, last.narrow_range) == (False, False)
+
+
+def test_a_network_without_rules_is_refused():
+    with pytest.raises(TypeError, match=r"`model` must be one of .*\(ResNet\), got Linear"):
+        models.recommended_rules(nnx.eval_shape(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))))
