@@ -167,7 +167,8 @@ class ResNet(nnx.Module):
             raise ValueError(f"`images` must have shape [n, h, w, {self.in_channels}], got {list(images.shape)}")
         x = nnx.relu(self.bn1(self.conv1(images)))
         if self.stem_pool:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            border = ((1, 1), (1, 1))
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=border)  # pyright: ignore[reportArgumentType]
         for stage in range(self.stages):
             x = _apply(getattr(self, f"layer{stage + 1}"), x)
         return self.fc(jnp.mean(x, axis=(1, 2)))
