@@ -28,9 +28,9 @@ test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP) ## check format, lint and types
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/pyright
+	@status=0; for step in "ruff format --check ." "ruff check ." pyright; do \
+	  echo "$$step"; $(BIN)/$$step || status=1; \
+	done; exit $$status
 
 bench: $(STAMP) ## run every benchmark
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
