@@ -2,47 +2,47 @@
 
 import difflib
 
-from .gradients import (
-    ASR,
-    EWGS as EWGSRule,
-    MDE,
-    SSG,
-    STE as STERule,
-    FixedScale,
-    GradientMethod,
-    LLSQScale,
-    LSQScale,
-    PACTScale,
-    TanhNormalize,
-)
+from . import gradients
 
-STE = GradientMethod(scale_rule=FixedScale(), round_rule=STERule())
+STE = gradients.GradientMethod(scale_rule=gradients.FixedScale(), round_rule=gradients.STE())
 """Scales fixed by calibration, straight-through rounding (Bengio et al., 2013)."""
 
-LSQ = GradientMethod(scale_rule=LSQScale(), round_rule=STERule())
+LSQ = gradients.GradientMethod(scale_rule=gradients.LSQScale(), round_rule=gradients.STE())
 """Learned step size (Esser et al., ICLR 2020)."""
 
-LSQ_PLUS = GradientMethod(scale_rule=LSQScale(), round_rule=STERule(), learn_offset=True, weight_start="sigma")
+LSQ_PLUS = gradients.GradientMethod(
+    scale_rule=gradients.LSQScale(), round_rule=gradients.STE(), learn_offset=True, weight_start="sigma"
+)
 """LSQ with a learned offset for inputs and weight scales that start at |mean| ± 3 sigma (Bhalgat et al., 2020)."""
 
-LLSQ = GradientMethod(scale_rule=LLSQScale(), round_rule=STERule())
+LLSQ = gradients.GradientMethod(scale_rule=gradients.LLSQScale(), round_rule=gradients.STE())
 """Scales by comparison of s/2, s and 2s (Zhao et al., ICLR 2020)."""
 
-EWGS = GradientMethod(scale_rule=LSQScale(), round_rule=STERule(), error_rule=EWGSRule(strength=0.2))
+EWGS = gradients.GradientMethod(
+    scale_rule=gradients.LSQScale(), round_rule=gradients.STE(), error_rule=gradients.EWGS(strength=0.2)
+)
 """LSQ with element-wise gradient scaling (Lee et al., CVPR 2021)."""
 
-PACT = GradientMethod(
-    scale_rule=PACTScale(), round_rule=STERule(), weight_transform=TanhNormalize(), weight_start="max"
+PACT = gradients.GradientMethod(
+    scale_rule=gradients.PACTScale(),
+    round_rule=gradients.STE(),
+    weight_transform=gradients.TanhNormalize(),
+    weight_start="max",
 )
 """Learned clip level for inputs, DoReFa's weights (Choi et al., 2018)."""
 
-DOREFA = GradientMethod(
-    scale_rule=FixedScale(), round_rule=STERule(), weight_transform=TanhNormalize(), weight_start="max"
+DOREFA = gradients.GradientMethod(
+    scale_rule=gradients.FixedScale(),
+    round_rule=gradients.STE(),
+    weight_transform=gradients.TanhNormalize(),
+    weight_start="max",
 )
 """Weights normalised by tanh into [-1, 1], scales fixed (Zhou et al., 2016)."""
 
-LG_LSQ = GradientMethod(
-    scale_rule=SSG(tau=0.1, eta=0.01), round_rule=ASR(sharpness=2.0), error_rule=MDE(strength=0.05)
+LG_LSQ = gradients.GradientMethod(
+    scale_rule=gradients.SSG(tau=0.1, eta=0.01),
+    round_rule=gradients.ASR(sharpness=2.0),
+    error_rule=gradients.MDE(strength=0.05),
 )
 """SSG, ASR and MDE together (arXiv 2202.09009), reconstructed from its abstract."""
 
@@ -63,7 +63,7 @@ def names() -> tuple[str, ...]:
     return tuple(_BY_NAME)
 
 
-def get(name: str) -> GradientMethod:
+def get(name: str) -> gradients.GradientMethod:
     """Returns the method of that name, such as ``"lg_lsq"``.
 
     Raises:

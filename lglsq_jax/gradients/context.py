@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Beyond this, v = x / scale is only "far outside the clip range"; its square and sums of it must stay finite in float32.
+# Beyond this, v = x / scale is only "far outside the clip range"; sums of its square must stay finite in float32.
 _FAR = 1e15
 
 

@@ -20,8 +20,9 @@ class TanhNormalize:
 
     def __call__(self, weights: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """Returns the normalised weights, differentiable by JAX."""
-        squashed = jnp.tanh(weights)
-        return squashed / jnp.maximum(jnp.max(jnp.abs(squashed)), jnp.finfo(jnp.float32).tiny)
+        squashed = jnp.tanh(weights.astype(jnp.float32))
+        largest = jnp.max(jnp.abs(squashed))
+        return (squashed / jnp.where(largest > 0, largest, 1.0)).astype(weights.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,9 @@ class GradientMethod:
         input_start: the same for input scales.
     """
 
-    scale_rule: ScaleRule = LSQScale()
-    round_rule: RoundRule = STE()
-    error_rule: ErrorRule = NoErrorRule()
+    scale_rule: ScaleRule = dataclasses.field(default_factory=LSQScale)
+    round_rule: RoundRule = dataclasses.field(default_factory=STE)
+    error_rule: ErrorRule = dataclasses.field(default_factory=NoErrorRule)
     learn_offset: bool = False
     weight_transform: TanhNormalize | None = None
     weight_start: str | None = None
@@ -78,4 +79,4 @@ class GradientMethod:
         References: Bhalgat et al., "LSQ+", CVPR Workshops 2020, eq. 6.
         """
         outside = jnp.where(context.inside, 0.0, context.gradient)
-        return context.sum(outside) / jnp.sqrt(jnp.float32(context.elements * context.maximum))
+        return context.sum(outside) / jnp.sqrt(jnp.float32(max(context.elements, 1) * context.maximum))

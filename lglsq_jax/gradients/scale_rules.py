@@ -38,14 +38,14 @@ class LSQScale:
     def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
         """Returns the gradient of the loss with rounding taken as the identity, times ``1 / sqrt(N Qp)``."""
         slope = context.codes - jnp.where(context.inside, context.normalised, 0.0)
-        return context.sum(context.gradient * slope) * (1 / math.sqrt(context.elements * context.maximum))
+        return context.sum(context.gradient * slope) * (1 / math.sqrt(max(context.elements, 1) * context.maximum))
 
 
 @dataclasses.dataclass(frozen=True)
 class LLSQScale:
     r"""Learned linear symmetric: compares the squared error at ``s/2``, ``s`` and ``2s`` and moves to the smallest.
 
-    The gradient is :math:`+s^2` where ``s/2`` is best, :math:`-s^2` where ``2s`` is best and 0 otherwise (also on ties).
+    The gradient is :math:`+s^2` where ``s/2`` is best, :math:`-s^2` where ``2s`` is best, 0 otherwise and on ties.
 
     References: Zhao et al., "Linear Symmetric Quantization of Neural Networks for Low-precision Integer Hardware",
     ICLR 2020, section 3.
@@ -60,7 +60,7 @@ class LLSQScale:
             return context.sum(jnp.square(factor * codes - v))
 
         half, same, double = squared_error(0.5), squared_error(1.0), squared_error(2.0)
-        shrink = (half < same) & (half <= double)
+        shrink = (half < same) & (half < double)
         grow = (double < same) & (double < half)
         return (shrink.astype(jnp.float32) - grow.astype(jnp.float32)) * jnp.square(context.scale)
 
@@ -122,7 +122,8 @@ class SSG:
 class PACTScale:
     r"""PACT's clip level :math:`\alpha = s Q_p`, whose gradient is :math:`g_\alpha = \sum g \, 1[v > Q_p]`.
 
-    The parameter here is the scale, so the chain rule gives :math:`g_s = Q_p \, g_\alpha`. The lower edge takes no part.
+    The parameter here is the scale, so the chain rule gives :math:`g_s = Q_p \, g_\alpha`. The lower edge takes no
+    part.
 
     References: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018, eq. 3.
     """
