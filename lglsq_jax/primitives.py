@@ -51,10 +51,13 @@ def define(
 def _quantize(x, scale, *offset, minimum: int, maximum: int):
     shifted = x - offset[0] if offset else x
     smallest = jnp.finfo(jnp.float32).tiny  # a subnormal scale is flushed to zero by compiled code: 0 / 0 otherwise
-    return jnp.clip(jnp.round(shifted / jnp.maximum(scale, smallest)), minimum, maximum)
+    # XLA divides by a broadcast scale in this way, but only where it is broadcast: written out, the code of a value
+    # next to a tie does not depend on vmap or the shape.
+    return jnp.clip(jnp.round(shifted * (1 / jnp.maximum(scale, smallest))), minimum, maximum)
 
 
-_quantize_p = define("lglsq_quantize", _quantize)
+QUANTIZE_NAME = "lglsq_quantize"
+_quantize_p = define(QUANTIZE_NAME, _quantize)
 
 
 def quantize_codes(

@@ -32,6 +32,7 @@ def quantize(x: Float[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: Qu
     x, scale = _checked(x, scale, spec)
     if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
         raise ValueError("`x` must not contain NaN, which has no integer code")
+    x, scale = jax.lax.stop_gradient((x, scale))  # codes are whole numbers: their derivative is 0
     return float_codes(x, scale, None, spec).astype(spec.code_dtype)
 
 
@@ -62,9 +63,10 @@ def fake_quantize(
 ) -> Float[Array, "*shape"]:
     r"""Rounds ``x`` to the grid of a quantizer and back, with the gradients of ``spec.method``.
 
-    Forward, always hard: :math:`\hat x = s \operatorname{clip}(\operatorname{round}((x - \beta) / s), Q_n, Q_p) + \beta`,
-    equal to ``dequantize(quantize(x))`` to the bit. Backward: the method's gradients for ``x``, ``scale`` and ``offset``
-    (0 for ``progress``), computed in float32 and cast to the dtype of each.
+    Forward, always hard, and equal to ``dequantize(quantize(x))`` to the bit:
+    :math:`\hat x = s \operatorname{clip}(\operatorname{round}((x - \beta) / s), Q_n, Q_p) + \beta`.
+    Backward: the method's gradients for ``x``, ``scale`` and ``offset`` (0 for ``progress``), computed in float32 and
+    cast to the dtype of each.
 
     Args:
         x: values, any float dtype (computed in float32). NaN stays NaN.
@@ -121,13 +123,11 @@ def quantizer_gradients(
 
     The codes are computed again rather than saved, so a backward pass keeps nothing but ``x`` itself.
     """
-    wide_scale = jnp.maximum(
-        broadcast_scale(scale.astype(jnp.float32), spec, x.ndim), jnp.finfo(jnp.float32).tiny
-    )
+    wide_scale = jnp.maximum(broadcast_scale(scale.astype(jnp.float32), spec, x.ndim), jnp.finfo(jnp.float32).tiny)
     values = x.astype(jnp.float32)
     if offset is not None:
         values = values - broadcast_scale(offset.astype(jnp.float32), spec, x.ndim)
-    normalised = values / wide_scale
+    normalised = values * (1 / wide_scale)  # as in quantize_codes, so that both passes see the same codes
     context = QuantizerContext(
         gradient=gradient.astype(jnp.float32),
         values=values,
