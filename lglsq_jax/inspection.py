@@ -115,7 +115,7 @@ def weight_codes(model: nnx.Module) -> dict[str, Int8[Array, "..."]]:
     """
     check_scales(model)
     return {
-        path: quantize(layer.transformed(layer.kernel[...]), layer.weight_scale[...], layer.weights)
+        path: quantize(layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
         for path, layer in quantized_layers(model)
         if layer.weights is not None and layer.weight_scale is not None
     }
@@ -147,7 +147,7 @@ def _statistics(graph, state, inputs):
     for path, layer in quantized_layers(model):
         found[path] = values = {}
         if layer.weights is not None:
-            _describe(values, "weight", layer.transformed(layer.kernel[...]), layer.weight_scale[...], layer.weights)
+            _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
         if layer.inputs is not None and calls[path]:
             x = calls[path][0]
             if layer.input_offset is not None:

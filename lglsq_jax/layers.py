@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -49,6 +50,10 @@ class _Quantized:
             raise ValueError(
                 f"`weights.channel_axis` must be None or the output axis, {last} or -1, got {weights.channel_axis}"
             )
+        if weights is not None and weights.maximum > 127:
+            raise ValueError(
+                "`weights` must have codes that fit int8: signed, or unsigned with at most 7 bits, got 8 bits"
+            )
         self.weights, self.inputs = weights, inputs
         unset = jnp.float32(jnp.nan)
         shape = () if weights is None else weights.scale_shape(self.kernel.shape)
@@ -88,9 +93,18 @@ class _Quantized:
             self.input_offset[...] = jnp.asarray(input_offset, jnp.float32)
 
     def transformed(self, kernel: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Returns the kernel as its quantizer sees it: through the method's float transform, where it has one."""
+        """Returns the kernel through the method's float transform, where it has one."""
         transform = None if self.weights is None else self.weights.method.weight_transform
         return kernel if transform is None else transform(kernel)
+
+    @property
+    def quantizer_kernel(self) -> Float[Array, "..."]:
+        """The kernel as its quantizer sees it: masked, in the layer's dtype, transformed."""
+        kernel = self.kernel[...]
+        mask = getattr(self, "mask", None)
+        if mask is not None:
+            kernel = kernel * mask
+        return self.transformed(kernel if self.dtype is None else kernel.astype(self.dtype))
 
     def _product(self, x, kernel, float_product, fused_product):
         if self.observer is not None and self.observer(x):
@@ -106,7 +120,7 @@ class _Quantized:
             if self.weight_scale is not None:
                 kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, progress)
         except ValueError as error:
-            if not self.calibrated:
+            if self._known_uncalibrated():
                 raise ValueError("the layer's scales are not set: call calibrate(model, batches) first") from error
             raise
         return float_product(x, kernel)
@@ -118,10 +132,15 @@ class _Quantized:
         good = all(bool((jnp.isfinite(scale) & (scale > 0)).all()) for scale in scales)
         return good and (self.input_offset is None or bool(jnp.isfinite(self.input_offset[...])))
 
+    def _known_uncalibrated(self) -> bool:
+        variables = (self.weight_scale, self.input_scale, self.input_offset)
+        traced = any(isinstance(v[...], jax.core.Tracer) for v in variables if v is not None)
+        return not traced and not self.calibrated
+
     def start_weight_scale(self, how: str | None = None) -> Float[Array, "..."]:
         """Returns a starting scale for the kernel as it is now; see ``init_scale``."""
         assert self.weights is not None
-        return init_scale(self.transformed(self.kernel[...]), self.weights, how or self.weights.method.weight_start or "mse")
+        return init_scale(self.quantizer_kernel, self.weights, how or self.weights.method.weight_start or "mse")
 
 
 class QuantConv(_Quantized, nnx.Conv):
@@ -177,6 +196,7 @@ class QuantConv(_Quantized, nnx.Conv):
         out_sharding=None,
     ):
         """Convolves as ``lax.conv_general_dilated`` does, through this layer's quantizers; called by ``nnx.Conv``."""
+
         def float_product(x, kernel):
             return lax.conv_general_dilated(
                 x,
@@ -197,7 +217,7 @@ class QuantConv(_Quantized, nnx.Conv):
                 x.shape, kernel.shape, strides, padding, lhs_dilation, rhs_dilation, feature_group_count
             )
             return quantized_conv(
-                x,
+                x if preferred_element_type is None else x.astype(preferred_element_type),
                 kernel,
                 x_scale,
                 kernel_scale,
@@ -245,10 +265,9 @@ class QuantLinear(_Quantized, nnx.Linear):
         del self.dot_general  # nnx keeps lax's on the instance; the method below takes its place
         self._add_quantizers(weights, inputs)
 
-    def dot_general(
-        self, x, kernel, dimension_numbers, precision=None, preferred_element_type=None, out_sharding=None
-    ):
+    def dot_general(self, x, kernel, dimension_numbers, precision=None, preferred_element_type=None, out_sharding=None):
         """Multiplies as ``lax.dot_general`` does, through this layer's quantizers; called by ``nnx.Linear``."""
+
         def float_product(x, kernel):
             return lax.dot_general(
                 x, kernel, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
@@ -256,7 +275,7 @@ class QuantLinear(_Quantized, nnx.Linear):
 
         def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
             return quantized_matmul(
-                x,
+                x if preferred_element_type is None else x.astype(preferred_element_type),
                 kernel,
                 x_scale,
                 kernel_scale,

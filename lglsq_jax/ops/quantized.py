@@ -47,11 +47,11 @@ def quantized_conv(
         The dtype of ``x``.
 
     Raises:
-        ValueError: a spec has a channel axis that cannot be factored out of the sum, or a scale a wrong shape or value.
+        ValueError: a spec has a channel axis that cannot be factored out of the sum, the weight codes do not fit int8,
+            or a scale or offset has a wrong shape or value.
+        TypeError: ``x`` or ``kernel`` is not of a float dtype.
     """
-    return _checked_product(
-        x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Convolution(window)
-    )
+    return _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Convolution(window))
 
 
 def quantized_matmul(
@@ -104,9 +104,19 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
             f"`weights.channel_axis` must be None or the output axis, {kernel.ndim - 1} or -1, "
             f"got {weights.channel_axis}"
         )
+    if weights.maximum > 127:
+        raise ValueError("`weights` must have codes that fit int8: signed, or unsigned with at most 7 bits, got 8 bits")
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    for name, tensor in (("x", x), ("kernel", kernel)):
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            raise TypeError(f"`{name}` must have a float dtype, got {tensor.dtype}")
     x_scale, kernel_scale = jnp.asarray(x_scale), jnp.asarray(kernel_scale)
     check_scale(x_scale, inputs, x.shape, "x_scale")
     check_scale(kernel_scale, weights, kernel.shape, "kernel_scale")
+    if x_offset is not None:
+        x_offset = jnp.asarray(x_offset)
+        if x_offset.shape != ():
+            raise ValueError(f"`x_offset` must have shape (), got {x_offset.shape}")
     progress = jnp.asarray(progress, jnp.float32)
     return _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress)
 

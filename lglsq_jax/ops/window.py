@@ -100,10 +100,9 @@ def convolve_depthwise(
             start + (count - 1) * stride + 1
             for start, count, stride in zip(starts, counts, window.strides, strict=True)
         ]
-        shifted = lax.slice(
-            padded, [0, *starts, 0], [x.shape[0], *ends, x.shape[-1]], [1, *window.strides, 1]
-        ).astype(result)
+        shifted = lax.slice(padded, [0, *starts, 0], [x.shape[0], *ends, x.shape[-1]], [1, *window.strides, 1]).astype(
+            result
+        )
         term = shifted * kernel[(*index, 0)].astype(result)
         total = term if total is None else total + term
     return total
-
