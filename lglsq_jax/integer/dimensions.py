@@ -1,0 +1,60 @@
+"""Shapes with an open batch size: a dimension is a whole number, or a multiple of the batch."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """``times`` times the batch size."""
+
+    times: int = 1
+
+
+Dim = int | Batch
+Shape = tuple[Dim, ...]
+
+
+def known_shape(shape: tuple, batch: Any | None) -> Shape:
+    """Returns a traced shape with every use of the batch symbol replaced by :class:`Batch`.
+
+    Raises:
+        ValueError: a dimension is not a multiple of the batch size.
+    """
+    return tuple(_dimension(size, batch) for size in shape)
+
+
+def _dimension(size: Any, batch: Any | None) -> Dim:
+    if isinstance(size, int) or batch is None:
+        return int(size)
+    times = size // batch
+    if not isinstance(times, int) or times * batch != size:
+        raise ValueError(f"the dimension {size} is not a multiple of the batch size")
+    return Batch(times)
+
+
+def resolve(shape: Shape, batch: int) -> tuple[int, ...]:
+    """Returns the shape for a batch of that size."""
+    return tuple(dim.times * batch if isinstance(dim, Batch) else dim for dim in shape)
+
+
+def encode(shape: Shape) -> list[int | str]:
+    """Returns the shape for JSON: a multiple of the batch is ``"b*3"``."""
+    return [f"b*{dim.times}" if isinstance(dim, Batch) else dim for dim in shape]
+
+
+def decode(shape: list[int | str]) -> Shape:
+    """Returns the shape that ``encode`` wrote.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    dims: list[Dim] = []
+    for dim in shape:
+        if isinstance(dim, str) and dim.startswith("b*") and dim[2:].isdigit():
+            dims.append(Batch(int(dim[2:])))
+        elif isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0:
+            dims.append(dim)
+        else:
+            raise ValueError(f"a dimension must be a whole number >= 0 or a multiple of the batch, got {dim!r}")
+    return tuple(dims)

@@ -1,0 +1,101 @@
+"""From the graph to a list of instructions: fixed-point constants, fused rescales, nothing that is not used."""
+
+import collections
+
+import jax.numpy as jnp
+import numpy as np
+
+from .affine import Affine
+from .dimensions import encode
+from .fixed import fixed_point_constants, split
+from .node import Node
+from .program import Instruction, IntegerProgram
+
+
+def emit(output: Affine, dtype: np.dtype) -> IntegerProgram:
+    """Returns the program that computes an affine value of one term."""
+    (node, scale), *_ = output.terms
+    order = _ordered(node)
+    _fuse(order)
+    order = _ordered(node)
+    (source,) = (step for step in order if step.op == "input")
+    numbers = {id(step): index for index, step in enumerate(order)}
+    instructions = [_instruction(step, numbers) for step in order]
+    return IntegerProgram(
+        instructions=tuple(instructions),
+        input_shape=source.shape,
+        input_dtype=dtype.name,
+        output_step=float(scale.flat[0]),
+    )
+
+
+def _ordered(output: Node) -> list[Node]:
+    """Returns the nodes that the output needs, each after its inputs."""
+    order: list[Node] = []
+    seen: set[int] = set()
+    stack = [(output, False)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((term, False) for term in reversed(node.inputs))
+    return order
+
+
+def _fuse(order: list[Node]) -> None:
+    """Lets a rescale to codes read the sum behind a fixed-point tensor that nobody else reads: one rounding fewer."""
+    uses = collections.Counter(id(term) for node in order for term in node.inputs)
+    for node in order:
+        if node.op != "rescale" or len(node.inputs) != 1:
+            continue
+        (inner,) = node.inputs
+        factor, bias = node.constants["scale0"], node.constants["bias"]
+        single = inner.op == "rescale" and not inner.name and uses[id(inner)] == 1
+        if not single or factor.size != 1 or bias.size != 1 or float(factor.flat[0]) <= 0:
+            continue
+        scale, shift = float(factor.flat[0]), float(bias.flat[0])
+        ends = [np.rint(inner.attributes[end] * scale + shift) for end in ("low", "high")]
+        limits = node.attributes["low"], node.attributes["high"]
+        node.attributes["low"], node.attributes["high"] = (int(np.clip(end, *limits)) for end in ends)
+        node.constants = {name: array * scale for name, array in inner.constants.items() if name != "bias"}
+        node.constants["bias"] = inner.constants["bias"] * scale + shift
+        node.inputs = inner.inputs
+
+
+def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
+    attributes, constants = dict(node.attributes), dict(node.constants)
+    if node.op == "rescale":
+        fixed = fixed_point_constants(node)
+        attributes["shift"] = fixed.shift
+        attributes["clamp"] = None if fixed.clamp is None else [list(half) for half in fixed.clamp]
+        attributes["dtype"] = _dtype(node)
+        constants = {f"multiplier{index}": array for index, array in enumerate(fixed.multipliers)}
+        constants["bias_high"], constants["bias_low"] = split(fixed.bias)
+    elif node.op == "constant":
+        attributes["bits"] = node.code_bits
+        attributes["signed"] = bool(node.low.min() < 0)
+        constants = {"codes": constants["codes"].astype(np.int8 if attributes["signed"] else np.uint8)}
+    elif node.op == "encode":
+        attributes["dtype"] = _dtype(node)
+    return Instruction(
+        op=node.op,
+        inputs=tuple(numbers[id(term)] for term in node.inputs),
+        shape=tuple(encode(node.shape)),
+        low=int(node.low.min()),
+        high=int(node.high.max()),
+        attributes=attributes,
+        constants=constants,
+        path=node.path,
+        name=node.name,
+    )
+
+
+def _dtype(node: Node) -> str:
+    low, high = node.attributes["low"], node.attributes["high"]
+    for dtype in (jnp.int8, jnp.uint8):
+        if jnp.iinfo(dtype).min <= low and high <= jnp.iinfo(dtype).max:
+            return jnp.dtype(dtype).name
+    return "int32"

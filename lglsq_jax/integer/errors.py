@@ -1,0 +1,5 @@
+"""Why a model has no integer program."""
+
+
+class LoweringError(ValueError):
+    """The model holds something that integers cannot do; the message names it, its module and its source line."""

@@ -1,0 +1,111 @@
+"""What an integer program computes with: each operation on ``jax.lax`` integers, and nothing that holds a float."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..ops.integer import convolve_int32, multiply_int32
+from ..ops.window import Window
+from . import wide
+from .arrange import ARRANGE
+
+
+def window_of(attributes) -> Window:
+    """Returns a convolution's geometry from its plain attributes."""
+    pairs = tuple(tuple(pair) for pair in attributes["padding"])
+    return Window(
+        tuple(attributes["strides"]),
+        pairs,
+        tuple(attributes["input_dilation"]),
+        tuple(attributes["kernel_dilation"]),
+        attributes["groups"],
+    )
+
+
+def _convolve(attributes, constants, x, kernel):
+    return convolve_int32(x, kernel, window_of(attributes), attributes["code_maximum"])
+
+
+def _multiply(attributes, constants, x, kernel):
+    return multiply_int32(x, kernel, attributes["code_maximum"])
+
+
+def _rescale(attributes, constants, *terms):
+    """``clip(round((sum_i terms_i * multiplier_i + bias) / 2**shift))``: one rounding, halves to even."""
+    total = constants["bias_high"], constants["bias_low"]
+    for index, term in enumerate(terms):
+        total = wide.add(wide.product(term.astype(jnp.int32), constants[f"multiplier{index}"]), total)
+    if attributes["clamp"] is not None:
+        total = wide.clamp(total, *map(tuple, attributes["clamp"]))
+    rounded = wide.round_shift(total, attributes["shift"])
+    return jnp.clip(rounded, attributes["low"], attributes["high"]).astype(attributes["dtype"])
+
+
+def _clip(attributes, constants, x):
+    return jnp.clip(x, jnp.asarray(attributes["low"], x.dtype), jnp.asarray(attributes["high"], x.dtype))
+
+
+def _maximum(attributes, constants, x, y):
+    return jnp.maximum(x, y)
+
+
+def _minimum(attributes, constants, x, y):
+    return jnp.minimum(x, y)
+
+
+def _window(attributes):
+    return {
+        "window_dimensions": attributes["dimensions"],
+        "window_strides": attributes["strides"],
+        "padding": [tuple(pair) for pair in attributes["padding"]],
+        "base_dilation": attributes["base_dilation"],
+        "window_dilation": attributes["window_dilation"],
+    }
+
+
+def _window_max(attributes, constants, x):
+    return lax.reduce_window(x, np.asarray(jnp.iinfo(x.dtype).min, x.dtype), lax.max, **_window(attributes))
+
+
+def _window_sum(attributes, constants, x):
+    return lax.reduce_window(x.astype(jnp.int32), np.int32(0), lax.add, **_window(attributes))
+
+
+def _sum(attributes, constants, x):
+    return jnp.sum(x, axis=tuple(attributes["axes"]), dtype=jnp.int32)
+
+
+def _max(attributes, constants, x):
+    return jnp.max(x, axis=tuple(attributes["axes"]))
+
+
+def _constant(attributes, constants):
+    return constants["codes"]
+
+
+def _arranger(op: str) -> Callable:
+    def run(attributes, constants, *xs):
+        if len({x.dtype for x in xs}) > 1:
+            xs = tuple(x.astype(jnp.int32) for x in xs)
+        return ARRANGE[op](jnp, attributes, attributes["batch"], *xs)
+
+    return run
+
+
+KERNELS: dict[str, Callable] = {
+    "constant": _constant,
+    "convolve": _convolve,
+    "multiply": _multiply,
+    "rescale": _rescale,
+    "clip": _clip,
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "window_max": _window_max,
+    "window_sum": _window_sum,
+    "sum": _sum,
+    "max": _max,
+    **{op: _arranger(op) for op in ARRANGE},
+}
+"""``kernel(attributes, constants, *integer arrays)``; ``attributes["batch"]`` is the batch size of the call."""

@@ -1,0 +1,194 @@
+"""The integer program: encode the input once, compute with integers alone, decode the logits once."""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int32
+
+from .dimensions import Batch, Shape
+from .kernels import KERNELS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Instruction:
+    """One operation of a program.
+
+    Attributes:
+        op: a key of ``kernels.KERNELS``, or "input" and "encode" before the integers begin.
+        inputs: positions of earlier instructions.
+        shape: the result's shape; a multiple of the batch is written ``"b*1"``.
+        low: smallest value that can occur.
+        high: largest value that can occur.
+        attributes: plain static values.
+        constants: arrays, integer but for those of "encode".
+        path: path of the module it comes from.
+        name: of a layer's input codes; otherwise empty.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    low: int
+    high: int
+    attributes: dict[str, Any]
+    constants: dict[str, np.ndarray]
+    path: str = ""
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class IntegerProgram:
+    """A network as integers: ``program(x) == program.decode(program.integer_body(program.encode(x)))``.
+
+    Made by :func:`lglsq_jax.integer.lower` or :func:`lglsq_jax.integer.load`. Any batch size runs, where the model
+    left it open; each compiles once.
+
+    Attributes:
+        instructions: in the order in which they run; the last one makes the logits.
+        input_shape: shape of the float input; the batch axis may be open.
+        input_dtype: dtype of the float input.
+        output_step: real value of one unit of the int32 logits.
+    """
+
+    instructions: tuple[Instruction, ...]
+    input_shape: Shape
+    input_dtype: str
+    output_step: float
+
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Returns the float logits of float inputs."""
+        return self.decode(self.integer_body(self.encode(x)))
+
+    def encode(self, x: Float[Array, "n ..."]) -> Int[Array, "n ..."] | tuple[Int[Array, "n ..."], ...]:
+        """Returns the integer codes of the input: int8, or uint8 where the first quantizer is unsigned.
+
+        A tuple where the network quantizes its input in several ways.
+
+        Raises:
+            ValueError: ``x`` has another shape or dtype than the program was made for, or holds NaN.
+        """
+        x = jnp.asarray(x)
+        expected = tuple("n" if isinstance(dim, Batch) else dim for dim in self.input_shape)
+        fits = len(x.shape) == len(expected) and all(
+            want == "n" or want == have for want, have in zip(expected, x.shape, strict=True)
+        )
+        if not fits:
+            shape = "[" + ", ".join(map(str, expected)) + "]"
+            raise ValueError(f"`x` must have shape {shape}, got {list(x.shape)}")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"`x` must be a float array, as the model took, got {x.dtype}")
+        if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
+            raise ValueError("`x` must not contain NaN, which has no integer code")
+        return self._encode(x.astype(self.input_dtype))
+
+    @functools.cached_property
+    def _encode(self):
+        return jax.jit(lambda x: self._single(self._run_encode(x)))
+
+    @functools.cached_property
+    def integer_body(self):
+        """The jitted function from codes to int32 logits; nothing in it is a float."""
+
+        def integer_body(codes: Int[Array, "n ..."]) -> Int32[Array, "n ..."]:
+            return self._run_body(codes)[len(self.instructions) - 1].astype(jnp.int32)
+
+        return jax.jit(integer_body)
+
+    def decode(self, accumulators: Int32[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Returns the float logits: the int32 ones times ``output_step``."""
+        return jnp.asarray(accumulators).astype(jnp.float32) * jnp.float32(self.output_step)
+
+    @functools.cached_property
+    def layer_codes(self):
+        """The jitted function from codes to ``{layer: codes of its input}``, for every named quantizer."""
+
+        def layer_codes(codes):
+            values = self._run_body(codes)
+            return {step.name: values[index] for index, step in enumerate(self.instructions) if step.name}
+
+        return jax.jit(layer_codes)
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The integer weights, by the path of their layer (numbered where a layer has several)."""
+        found: dict[str, np.ndarray] = {}
+        for step in self.instructions:
+            if step.op == "constant":
+                name, count = step.path or "constant", 2
+                while name in found:
+                    name, count = f"{step.path}#{count}", count + 1
+                found[name] = step.constants["codes"]
+        return found
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the program to one file, weights packed at their true bit width; see ``docs/integer.md``.
+
+        The file appears whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; an earlier file of that name is left as it was.
+        """
+        from .storage import save
+
+        save(self, path)
+
+    def summary(self):
+        """Returns a table of the layers: bits, shapes, bytes and integer multiply-adds; ``print`` shows it."""
+        from .summary import summarize
+
+        return summarize(self)
+
+    @staticmethod
+    def _single(codes: list):
+        return codes[0] if len(codes) == 1 else tuple(codes)
+
+    def _run_encode(self, x) -> list:
+        values: dict[int, Any] = {}
+        codes = []
+        for index, step in enumerate(self.instructions):
+            if step.op == "input":
+                values[index] = x
+            elif step.op == "encode":
+                codes.append(_encode(step, values[step.inputs[0]]))
+            elif step.inputs and all(number in values for number in step.inputs):
+                values[index] = _run(step, x.shape[0], [values[number] for number in step.inputs])
+        return codes
+
+    def _run_body(self, codes) -> dict[int, Any]:
+        given = list(codes) if isinstance(codes, tuple | list) else [codes]
+        entries = [index for index, step in enumerate(self.instructions) if step.op == "encode"]
+        if len(given) != len(entries):
+            raise ValueError(f"`codes` must hold {len(entries)} arrays as `encode` returns them, got {len(given)}")
+        values = {}
+        for index, array in zip(entries, given, strict=True):
+            dtype = self.instructions[index].attributes["dtype"]
+            if jnp.asarray(array).dtype != dtype:
+                raise ValueError(f"`codes` must be {dtype} as `encode` returns them, got {jnp.asarray(array).dtype}")
+            values[index] = jnp.asarray(array)
+        batch = values[entries[0]].shape[0] if self._batch_axis_of(entries[0]) else 1
+        for index, step in enumerate(self.instructions):
+            ready = all(number in values for number in step.inputs)
+            if index not in values and step.op not in ("input", "encode") and ready:
+                values[index] = _run(step, batch, [values[number] for number in step.inputs])
+        return values
+
+    def _batch_axis_of(self, index: int) -> bool:
+        shape = self.instructions[index].shape
+        return bool(shape) and isinstance(shape[0], str)
+
+
+def _run(step: Instruction, batch: int, inputs: list):
+    return KERNELS[step.op]({**step.attributes, "batch": batch}, step.constants, *inputs)
+
+
+def _encode(step: Instruction, x):
+    """``clip(round((gain x + bias - offset) / scale))``; factors of 1 and sums with 0 change no bit."""
+    constants = step.constants
+    shifted = x.astype(jnp.float32) * constants["gain"] + constants["bias"] - constants["offset"]
+    codes = jnp.round(shifted / constants["scale"])
+    return jnp.clip(codes, step.attributes["low"], step.attributes["high"]).astype(step.attributes["dtype"])

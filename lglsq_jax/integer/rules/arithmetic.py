@@ -1,0 +1,123 @@
+"""Sums, scalings and clips."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..affine import Affine, Value
+from ..build import clip, fixed_point, rescale
+from ..node import INT32_MAX, Node, aligned
+from ..trace import Equation
+from .context import Context, affine, known, unsupported
+
+
+def _add(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
+    shape = context.shape(equation)
+    x, y = affine(x, shape), affine(y, shape)
+    return Affine.of([*x.terms, *y.terms], x.bias + y.bias, shape)
+
+
+def _sub(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
+    shape = context.shape(equation)
+    return _add(context, equation, x, _scaled(affine(y, shape), np.float64(-1)))
+
+
+def _neg(context: Context, equation: Equation, x: Affine) -> Affine:
+    return _scaled(x, np.float64(-1))
+
+
+def _mul(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
+    if not isinstance(x, Affine) or (x.is_constant and not (isinstance(y, Affine) and y.is_constant)):
+        x, y = y, x
+    assert isinstance(x, Affine)
+    factor = known(equation, y, "a factor of a product")
+    return _reshaped(_scaled(x, np.asarray(factor, np.float64)), context.shape(equation))
+
+
+def _div(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
+    divisor = known(equation, y, "the divisor")
+    if not np.all(divisor):
+        raise unsupported(equation, "it divides by zero")
+    assert isinstance(x, Affine)
+    return _reshaped(_scaled(x, 1 / np.asarray(divisor, np.float64)), context.shape(equation))
+
+
+def _scaled(x: Affine, factor: np.ndarray) -> Affine:
+    factor = aligned(factor, len(x.shape))
+    return Affine.of([(node, scale * factor) for node, scale in x.terms], x.bias * factor, x.shape)
+
+
+def _reshaped(x: Affine, shape) -> Affine:
+    return Affine.of(x.terms, x.bias, shape)
+
+
+def _max(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
+    return _extreme(equation, "maximum", x, y)
+
+
+def _min(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
+    return _extreme(equation, "minimum", x, y)
+
+
+def _extreme(equation: Equation, op: str, x: Value, y: Value) -> Affine:
+    if isinstance(y, Affine) and (not isinstance(x, Affine) or x.is_constant):
+        x, y = y, x
+    assert isinstance(x, Affine)
+    if not isinstance(y, Affine) or y.is_constant:
+        bound = _uniform(equation, y)
+        return clip(x, *((bound, math.inf) if op == "maximum" else (-math.inf, bound)), equation.path)
+    # Two streams: both in the coarser of their fixed points.
+    pair = [fixed_point(value, equation.path) for value in (x, y)]
+    step = max(float(value.terms[0][1].flat[0]) for value in pair)
+    nodes = [_with_step(value, step, equation.path) for value in pair]
+    function = np.maximum if op == "maximum" else np.minimum
+    low, high = function(nodes[0].low, nodes[1].low), function(nodes[0].high, nodes[1].high)
+    return Affine.from_node(Node(op, tuple(nodes), x.shape, low, high, path=equation.path), step)
+
+
+def _with_step(value: Affine, step: float, path: str) -> Node:
+    if float(value.terms[0][1].flat[0]) == step:
+        return value.terms[0][0]
+    return rescale(value, np.float64(step), 0.0, -INT32_MAX, INT32_MAX, path)
+
+
+def _clamp(context: Context, equation: Equation, low: Value, x: Affine, high: Value) -> Affine:
+    return clip(x, _uniform(equation, low), _uniform(equation, high), equation.path)
+
+
+def _uniform(equation: Equation, bound: Value) -> float:
+    values = np.unique(known(equation, bound, "a bound"))
+    if values.size != 1 or np.isnan(values[0]):
+        raise unsupported(equation, "its bounds differ between elements; only one number is supported")
+    return float(values[0])
+
+
+def _convert(context: Context, equation: Equation, x: Affine) -> Affine:
+    dtype = equation.params["new_dtype"]
+    if dtype not in (jnp.float32, jnp.float64):
+        raise unsupported(equation, f"it converts to {jnp.dtype(dtype).name}; lower the float32 form of the model")
+    return x
+
+
+def _same(context: Context, equation: Equation, *xs: Value):
+    return xs if len(xs) > 1 else xs[0]
+
+
+ARITHMETIC = {
+    "add": _add,
+    "add_any": _add,
+    "sub": _sub,
+    "neg": _neg,
+    "mul": _mul,
+    "div": _div,
+    "max": _max,
+    "min": _min,
+    "clamp": _clamp,
+    "convert_element_type": _convert,
+    "copy": _same,
+    "copy_p": _same,
+    "optimization_barrier": _same,
+    "sharding_constraint": _same,
+    "stop_gradient": _same,
+}

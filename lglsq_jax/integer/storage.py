@@ -1,0 +1,174 @@
+"""A program as one safetensors file: plain arrays and a JSON header, nothing that is executed on loading."""
+
+import collections
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+import zlib
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ..errors import UserError
+from .dimensions import decode, encode
+from .kernels import KERNELS
+from .packing import pack, packed_size, unpack
+from .program import Instruction, IntegerProgram
+
+FORMAT = "lglsq_jax integer program"
+VERSION = 1
+_PLAIN = ("op", "inputs", "shape", "low", "high", "attributes", "path", "name")
+_LARGEST_HEADER = 2**28  # a compressed list of instructions may not grow beyond this
+_CONSTANT_DTYPES = collections.defaultdict(
+    tuple,
+    constant=("int8", "uint8"),
+    rescale=("int32", "uint32"),
+    encode=("float32",),
+)
+
+
+def save(program: IntegerProgram, path: str | os.PathLike) -> None:
+    """Writes a program; see :meth:`IntegerProgram.save`."""
+    pieces: list[bytes] = []
+    offset = 0
+    steps = []
+    for step in program.instructions:
+        stored = {}
+        for name, array in step.constants.items():
+            packed = array
+            if step.op == "constant":
+                packed = pack(array, step.attributes["bits"], signed=step.attributes["signed"])
+            stored[name] = [array.dtype.name, list(array.shape), offset]
+            pieces.append(packed.astype(packed.dtype.newbyteorder("<")).tobytes())
+            offset += len(pieces[-1])
+        fields = (getattr(step, field) for field in _PLAIN)
+        steps.append([*fields, stored])
+    header = {
+        "fields": [*_PLAIN, "constants"],
+        "instructions": steps,
+        "input_shape": encode(program.input_shape),
+        "input_dtype": program.input_dtype,
+        "output_step": program.output_step,
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    tensors = {"program": zlib.compress(text, 9), "constants": b"".join(pieces)}
+    arrays = {name: np.frombuffer(piece, np.uint8) for name, piece in tensors.items()}
+    digest = hashlib.sha256(tensors["program"] + tensors["constants"]).hexdigest()
+    data = save_tensors(arrays, {"format": FORMAT, "version": str(VERSION), "sha256": digest})
+    _write_whole(os.path.abspath(os.fspath(path)), data)
+
+
+def _write_whole(target: str, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".program-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # a temporary file starts out private
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def load(path: str | os.PathLike) -> IntegerProgram:
+    """Reads a program that :meth:`IntegerProgram.save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: the file is of another kind, truncated, changed, or from a newer version; one sentence says which.
+    """
+    name = os.fspath(path)
+    with open(name, "rb") as file:
+        data = file.read()
+    try:
+        return _parse(data)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise UserError(f"{name} is not a usable integer program: {reason}") from None
+
+
+def _parse(data: bytes) -> IntegerProgram:
+    if len(data) < 8:
+        raise ValueError(f"it has only {len(data)} bytes")
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= len(data) - 8:
+        raise ValueError("its header is longer than the file, so it is truncated or of another kind")
+    try:
+        outer = json.loads(data[8 : 8 + length])
+        tensors = load_tensors(data)
+    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"it is not a whole safetensors file ({error})") from None
+    metadata = outer.get("__metadata__", {}) if isinstance(outer, dict) else {}
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+    if metadata.get("version") != str(VERSION):
+        raise ValueError(f"its version is {metadata.get('version')!r}; this release reads version {VERSION}")
+    if set(tensors) != {"program", "constants"} or any(array.dtype != np.uint8 for array in tensors.values()):
+        raise ValueError("it does not hold the two byte arrays of a program")
+    packed, constants = tensors["program"].tobytes(), tensors["constants"].tobytes()
+    if metadata.get("sha256") != hashlib.sha256(packed + constants).hexdigest():
+        raise ValueError("its checksum does not match its contents, so it was changed or damaged")
+    header = json.loads(_inflate(packed))
+    if header["fields"] != [*_PLAIN, "constants"]:
+        raise ValueError(f"its instructions have the fields {header['fields']}")
+    instructions: list[Instruction] = []
+    for index, step in enumerate(header["instructions"]):
+        instructions.append(_instruction(index, step, constants))
+    step = float(header["output_step"])
+    if not instructions or not (0 < step < float("inf")):
+        raise ValueError("it has no instructions or no finite output step")
+    if header["input_dtype"] not in ("float32", "float16", "bfloat16", "float64"):
+        raise ValueError(f"its input dtype {header['input_dtype']!r} is not a float")
+    return IntegerProgram(tuple(instructions), decode(header["input_shape"]), header["input_dtype"], step)
+
+
+def _inflate(packed: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(packed, _LARGEST_HEADER)
+    except zlib.error as error:
+        raise ValueError(f"its list of instructions cannot be read ({error})") from None
+    if not inflater.eof:
+        raise ValueError(f"its list of instructions is longer than {_LARGEST_HEADER} bytes")
+    return text
+
+
+def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
+    if not isinstance(step, list) or len(step) != len(_PLAIN) + 1:
+        raise ValueError(f"instruction {index} does not have the fields {', '.join(_PLAIN)}, constants")
+    fields, stored = dict(zip(_PLAIN, step[:-1], strict=True)), step[-1]
+    op, attributes = fields["op"], fields["attributes"]
+    if op not in KERNELS and op not in ("input", "encode"):
+        raise ValueError(f"instruction {index} is an unknown operation {op!r}")
+    if not all(isinstance(number, int) and 0 <= number < index for number in fields["inputs"]):
+        raise ValueError(f"instruction {index} reads {fields['inputs']}, which are not all before it")
+    decode(fields["shape"])
+    if op == "rescale" and not 1 <= attributes["shift"] <= 62:
+        raise ValueError(f"instruction {index} shifts by {attributes['shift']}, not by 1 to 62")
+    constants = {}
+    for name, (kind, shape, offset) in stored.items():
+        if kind not in _CONSTANT_DTYPES[op]:
+            raise ValueError(f"constant {name!r} of instruction {index} is {kind}, not {_CONSTANT_DTYPES[op]}")
+        if not all(isinstance(size, int) and size >= 0 for size in [*shape, offset]):
+            raise ValueError(f"constant {name!r} of instruction {index} has shape {shape} at {offset}")
+        count = math.prod(shape)
+        size = packed_size(count, attributes["bits"]) if op == "constant" else count * np.dtype(kind).itemsize
+        if offset + size > len(blob):
+            raise ValueError(f"constant {name!r} of instruction {index} reaches beyond the end of the file")
+        piece = blob[offset : offset + size]
+        if op == "constant":
+            stream = np.frombuffer(piece, np.uint8)
+            constants[name] = unpack(stream, attributes["bits"], tuple(shape), signed=attributes["signed"])
+        else:
+            constants[name] = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(shape)
+    fields.update(inputs=tuple(fields["inputs"]), shape=tuple(fields["shape"]))
+    return Instruction(**fields, constants=constants)

@@ -1,0 +1,229 @@
+"""Proof by comparison: the codes of the fake-quantized model against those of its integer program."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ..primitives import QUANTIZE_NAME
+from .build import Names
+from .dimensions import Batch, known_shape
+from .lower import check_evaluation_mode
+from .program import IntegerProgram
+from .trace import Trace, Variable, trace
+
+NEAR = 1e-3
+"""How close to the middle between two codes a value must lie for a code to differ by rounding alone, in codes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerReport:
+    """One layer's input codes, model against program.
+
+    Attributes:
+        path: the layer.
+        equal_fraction: fraction of codes that are the same.
+        max_difference: largest difference between two codes.
+        codes: number of codes compared.
+    """
+
+    path: str
+    equal_fraction: float
+    max_difference: int
+    codes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyReport:
+    """What ``verify`` found.
+
+    Attributes:
+        layers: one report a layer, in the order of the network.
+        top1_agreement: fraction of samples for which model and program choose the same class.
+        samples: number of samples compared.
+        tied_samples: samples in which some code differs by rounding alone: in the first layer where its codes differ,
+            each differing value lies within ``NEAR`` of the middle between the two codes.
+        unexplained: samples whose class differs although none of their codes was a tie and the logits of the two
+            classes were not; 0 when the program is right.
+        max_logit_difference: largest difference between two logits.
+    """
+
+    layers: tuple[LayerReport, ...]
+    top1_agreement: float
+    samples: int
+    tied_samples: int
+    unexplained: int
+    max_logit_difference: float
+
+    @property
+    def equal_fraction(self) -> float:
+        """The smallest fraction of equal codes of any layer."""
+        return min((layer.equal_fraction for layer in self.layers), default=1.0)
+
+    @property
+    def max_difference(self) -> int:
+        """The largest difference of any code."""
+        return max((layer.max_difference for layer in self.layers), default=0)
+
+    def __str__(self) -> str:
+        width = max([len(layer.path) for layer in self.layers] + [5])
+        lines = [f"{'layer'.ljust(width)}  equal codes  largest difference"]
+        for layer in self.layers:
+            lines.append(f"{layer.path.ljust(width)}  {100 * layer.equal_fraction:9.4f} %  {layer.max_difference}")
+        lines.append(
+            f"same class for {100 * self.top1_agreement:.3f} % of {self.samples:,} samples; "
+            f"{self.tied_samples:,} with a rounding tie, {self.unexplained:,} unexplained"
+        )
+        return "\n".join(lines)
+
+
+def verify(
+    model: nnx.Module | Callable, program: IntegerProgram, batches: Iterable[Float[Array, "n ..."]]
+) -> VerifyReport:
+    """Compares every layer's codes, the logits and the chosen class over batches of inputs.
+
+    Args:
+        model: the fake-quantized model that the program was lowered from, in evaluation mode.
+        program: its integer program.
+        batches: float inputs.
+
+    Raises:
+        ValueError: the model is in training mode, there is no batch, or the layers of model and program are not the
+            same.
+    """
+    if isinstance(model, nnx.Module):
+        check_evaluation_mode(model)
+    compare, paths = None, []
+    totals: dict[str, np.ndarray] = {}
+    agreed = samples = tied = unexplained = 0
+    logit_difference = 0.0
+    for batch in batches:
+        batch = jnp.asarray(batch)
+        if compare is None:
+            compare, paths = _comparison(trace(model, batch), program)
+        counts_of, same, tie, unexcused, difference = compare(batch, program.encode(batch))
+        for path, counts in zip(paths, counts_of, strict=True):
+            previous = totals.get(path, np.zeros(3, np.int64))
+            sums = previous[:2] + np.asarray(counts[:2], np.int64)
+            totals[path] = np.array([*sums, max(previous[2], counts[2])], np.int64)
+        samples += len(batch)
+        agreed, tied, unexplained = agreed + int(same), tied + int(tie), unexplained + int(unexcused)
+        logit_difference = max(logit_difference, float(difference))
+    if compare is None:
+        raise ValueError("`batches` must hold at least one batch to verify on, got none")
+    reports = tuple(
+        LayerReport(path, float(equal / max(count, 1)), int(largest), int(count))
+        for path, (equal, count, largest) in totals.items()
+    )
+    return VerifyReport(reports, agreed / samples, samples, tied, unexplained, logit_difference)
+
+
+def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[str]]:
+    """Returns the compiled comparison of a batch, and the layers that it reports on, in the order of the network."""
+    names = [name for name, *_ in _quantizers(traced)]
+    named = [step.name for step in program.instructions if step.name]
+    if sorted(names) != sorted(named):
+        different = sorted(set(names) ^ set(named))
+        raise ValueError(
+            f"`program` is not of this model: their quantized layers differ in {', '.join(different) or 'number'}"
+        )
+
+    # Weights go in as arguments: as constants of the compiled function they would be folded, slowly.
+    arrays = {
+        id(operand): operand
+        for equation in traced.equations
+        for operand in equation.operands
+        if not isinstance(operand, Variable)
+    }
+
+    @jax.jit
+    def compare(arrays, x, produced, integer):
+        normalised, logits = _run(traced, arrays, x)
+        counts = []
+        excused = jnp.zeros(len(x), bool)  # samples whose first differing codes are ties
+        settled = jnp.zeros(len(x), bool)  # samples of which an earlier layer differed
+        for name, (values, low, high) in normalised.items():
+            expected = jnp.clip(jnp.round(values), low, high).astype(jnp.int32)
+            difference = jnp.abs(expected - produced[name].astype(jnp.int32))
+            different = _by_sample(difference > 0, len(x))
+            fraction = jnp.abs(values - jnp.floor(values) - 0.5)
+            explained = (difference == 0) | ((difference == 1) & (fraction < NEAR))
+            excused = excused | (different.any(1) & ~settled & _by_sample(explained, len(x)).all(1))
+            settled = settled | different.any(1)
+            counts.append(((difference == 0).sum(), difference.max()))
+        same, tied_logits = _same_class(logits, integer, program.output_step)
+        unexplained = (~same & ~excused & ~tied_logits).sum()
+        return counts, same.sum(), excused.sum(), unexplained, jnp.abs(logits - integer).max()
+
+    def run(x, codes):
+        produced = program.layer_codes(codes)
+        results = compare(arrays, x, produced, program(x))
+        counts, *rest = jax.device_get(results)
+        sizes = [produced[name].size for name in names]
+        return [(equal, size, worst) for (equal, worst), size in zip(counts, sizes, strict=True)], *rest
+
+    return run, names
+
+
+def _same_class(logits, integer, step: float):
+    flat, other = logits.reshape(-1, logits.shape[-1]), integer.reshape(-1, integer.shape[-1])
+    first, second = flat.argmax(-1), other.argmax(-1)
+    rows = jnp.arange(len(flat))
+    gap = jnp.abs(flat[rows, first] - flat[rows, second])
+    near = gap <= 4 * step + 1e-6 * jnp.abs(flat).max(-1)
+    shape = (len(logits), -1)
+    return (first == second).reshape(shape).all(1), near.reshape(shape).all(1)
+
+
+def _by_sample(mask, samples: int):
+    return mask.reshape(samples, -1)
+
+
+def _quantizers(traced: Trace):
+    """Yields the name and the equation of every quantizer that depends on the input, in order."""
+    names, depends = Names(), {traced.argument}
+    for equation in traced.equations:
+        if any(operand in depends for operand in equation.operands if isinstance(operand, Variable)):
+            depends.update(equation.results)
+            if equation.primitive.name == QUANTIZE_NAME and equation.operands[0] in depends:
+                yield names.next(equation.path), equation
+
+
+def _run(traced: Trace, arrays: dict[int, Array], x):
+    """Runs the model's own equations and returns ``{name: (v, low, high)}`` of its quantizers, and its logits."""
+    values = {traced.argument: x}
+    quantizers = {id(equation): name for name, equation in _quantizers(traced)}
+    normalised = {}
+
+    def read(operand):
+        return values[operand] if isinstance(operand, Variable) else arrays[id(operand)]
+
+    for equation in traced.equations:
+        operands = [read(operand) for operand in equation.operands]
+        if id(equation) in quantizers:
+            value, scale, *offset = operands
+            v = ((value - offset[0]) if offset else value) / scale
+            params = equation.params
+            normalised[quantizers[id(equation)]] = v, params["minimum"], params["maximum"]
+        results = equation.primitive.bind(*operands, **_sized(equation.params, traced.batch, len(x)))
+        results = results if equation.primitive.multiple_results else [results]
+        values.update(zip(equation.results, results, strict=True))
+    return normalised, values[traced.result]
+
+
+def _sized(params: dict, batch, size: int) -> dict:
+    """Returns an equation's parameters with the batch symbol replaced by a size."""
+
+    def sized(value):
+        if isinstance(value, tuple):
+            return tuple(sized(item) for item in value)
+        if batch is not None and not isinstance(value, int) and type(value) is type(batch):
+            (dim,) = known_shape((value,), batch)
+            return dim.times * size if isinstance(dim, Batch) else dim
+        return value
+
+    return {name: sized(value) for name, value in params.items()}
