@@ -1,0 +1,80 @@
+"""Error rules: MDE and EWGS against their formulas, and what their factor may never do."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lglsq_jax as lq
+
+from . import reference
+from .cases import Case, cases
+
+STRENGTH = st.floats(-1.9, 1.9)
+
+
+def input_gradient(case: Case, error_rule, round_rule=None, progress=None) -> np.ndarray:
+    spec = case.spec(lq.GradientMethod(round_rule=round_rule or lq.STE(), error_rule=error_rule))
+    p = case.progress if progress is None else progress
+    _, pull_back = jax.vjp(lambda x: lq.fake_quantize(x, case.scale, spec, progress=p), case.x)
+    return np.asarray(pull_back(case.g)[0])
+
+
+@given(cases(), st.sampled_from(["mde", "ewgs"]), STRENGTH, st.sampled_from([0.0, 2.0]))
+def test_factors_are_their_formulas_element_by_element(case, name, strength, k):
+    rule = {"mde": lq.MDE, "ewgs": lq.EWGS}[name](strength)
+    expected = reference.gradients(
+        case.grid,
+        case.x,
+        case.scale,
+        case.g,
+        p=case.progress,
+        round_rule=("asr", k),
+        error_rule=(name, strength),
+        scale_rule=("fixed",),
+    )
+    # 1 + strength * e may all but vanish, so each element is held to 1e-6 of its gradient without the factor.
+    tolerance = 1e-6 * (np.abs(case.g) + np.abs(expected.x))
+    assert (np.abs(input_gradient(case, rule, lq.ASR(k)) - expected.x) <= tolerance).all()
+
+
+@given(cases(), st.floats(0, 1.999))
+def test_mde_keeps_the_sign_and_pulls_towards_the_code(case, strength):
+    plain, scaled = input_gradient(case, lq.MDE(0.0)), input_gradient(case, lq.MDE(strength))
+    assert (np.sign(plain) == np.sign(scaled)).all()
+    v = case.x / _wide(case)
+    error = v - np.clip(np.rint(v), case.grid.low, case.grid.high)
+    assert ((scaled - plain) * error >= 0).all()
+
+
+@given(cases())
+def test_strength_zero_and_progress_zero_leave_the_gradient_as_it_is_to_the_bit(case):
+    plain = input_gradient(case, lq.NoErrorRule())
+    np.testing.assert_array_equal(input_gradient(case, lq.MDE(0.0)), plain)
+    np.testing.assert_array_equal(input_gradient(case, lq.MDE(0.7), progress=0.0), plain)
+    np.testing.assert_array_equal(input_gradient(case, lq.EWGS(0.0)), plain)
+
+
+@given(cases(), STRENGTH)
+def test_mde_at_the_end_of_training_is_ewgs(case, strength):
+    np.testing.assert_array_equal(
+        input_gradient(case, lq.MDE(strength), progress=1.0), input_gradient(case, lq.EWGS(strength))
+    )
+
+
+@pytest.mark.parametrize("rule", [lq.MDE, lq.EWGS])
+@pytest.mark.parametrize("strength", [math.inf, -math.inf, math.nan])
+def test_a_strength_that_is_not_finite_is_refused(rule, strength):
+    with pytest.raises(ValueError, match=rf"^`strength` must be a finite number, got {strength}$"):
+        rule(strength)
+
+
+def _wide(case: Case):
+    if case.grid.channel_axis is None:
+        return np.float64(case.scale)
+    shape = [1] * case.x.ndim
+    shape[case.grid.channel_axis] = -1
+    return np.float64(case.scale).reshape(shape)

@@ -1,0 +1,66 @@
+"""Round rules: STE and ASR against their formulas, and the invariants of the arctangent slope."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lglsq_jax as lq
+from lglsq_jax.gradients.round_rules import arctangent_gain
+
+from . import reference
+from .cases import Case, cases
+
+SHARPNESS = st.one_of(st.sampled_from([0.0, 1e-4, 9.9e-3, 1.01e-2, 1.0, 2.0, 3.0]), st.floats(0, 30))
+
+
+def input_gradient(case: Case, round_rule) -> np.ndarray:
+    spec = case.spec(lq.GradientMethod(round_rule=round_rule))
+    _, pull_back = jax.vjp(lambda x: lq.fake_quantize(x, case.scale, spec, progress=case.progress), case.x)
+    return np.asarray(pull_back(case.g)[0])
+
+
+@given(cases(), SHARPNESS)
+def test_asr_is_its_formula_element_by_element(case, k):
+    expected = reference.gradients(case.grid, case.x, case.scale, case.g, round_rule=("asr", k), scale_rule=("fixed",))
+    np.testing.assert_allclose(input_gradient(case, lq.ASR(k)), expected.x, rtol=1e-6, atol=0)
+
+
+@given(cases())
+def test_ste_is_its_formula_to_the_bit(case):
+    expected = reference.gradients(case.grid, case.x, case.scale, case.g, scale_rule=("fixed",))
+    np.testing.assert_array_equal(input_gradient(case, lq.STE()), expected.x.astype(np.float32))
+
+
+@given(cases())
+def test_sharpness_zero_is_the_straight_through_estimator_to_the_bit(case):
+    np.testing.assert_array_equal(input_gradient(case, lq.ASR(0.0)), input_gradient(case, lq.STE()))
+
+
+@given(SHARPNESS, st.integers(-128, 255))
+def test_slope_averages_one_over_a_cell_and_keeps_its_range(k, cell):
+    middle_points = (np.arange(4096) + 0.5) / 4096
+    slope = np.asarray(lq.ASR(k).slope(jnp.asarray(cell + middle_points, jnp.float32)), np.float64)
+    assert abs(slope.mean() - 1) < 1e-4
+    gain = 1.0 if k == 0 else (k / 2) / math.atan(k / 2)
+    assert slope.max() <= gain * (1 + 1e-6)
+    assert slope.min() >= gain / (1 + k**2 / 4) * (1 - 1e-6)
+
+
+def test_gain_and_its_derivative_are_smooth_through_zero():
+    k = jnp.asarray([0.0, 1e-30, 1e-3, 0.0099999, 0.0100001, 0.5, 4.0])
+    exact = np.array([1.0 if value == 0 else (value / 2) / np.arctan(value / 2) for value in np.float64(k)])
+    np.testing.assert_allclose(arctangent_gain(k), exact, rtol=3e-7)
+    slopes = np.asarray(jax.vmap(jax.grad(arctangent_gain))(k))
+    assert np.isfinite(slopes).all()
+    np.testing.assert_allclose(slopes[:3], np.asarray(k[:3]) / 6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sharpness", [-1.0, math.inf, math.nan])
+def test_a_sharpness_that_is_no_sharpness_is_refused(sharpness):
+    with pytest.raises(ValueError, match=rf"^`sharpness` must be a finite number >= 0, got {sharpness}$"):
+        lq.ASR(sharpness)
