@@ -62,7 +62,8 @@ class LLSQScale:
         half, same, double = squared_error(0.5), squared_error(1.0), squared_error(2.0)
         shrink = (half < same) & (half < double)
         grow = (double < same) & (double < half)
-        return (shrink.astype(jnp.float32) - grow.astype(jnp.float32)) * jnp.square(context.scale)
+        step = jnp.minimum(jnp.square(context.scale), jnp.finfo(jnp.float32).max)  # infinity times 0 is NaN
+        return (shrink.astype(jnp.float32) - grow.astype(jnp.float32)) * step
 
 
 def scale_direction(context: QuantizerContext) -> Float[Array, "..."]:
