@@ -50,8 +50,9 @@ def _init_scale(x, spec, how):
     values = x.astype(jnp.float32)
     relevant = jnp.abs(values) if spec.signed else jnp.maximum(values, 0)
     largest = jnp.max(relevant, axis=axes, keepdims=True)
-    unit = jnp.where(largest > 0, largest, 1.0)
-    values, relevant = values / unit, relevant / unit  # everything below is relative to the largest value
+    down = jnp.where(largest > 1, 2.0**-24, 1.0)  # 1 / 3e38 would be subnormal, which compiled code flushes to 0
+    unit = jnp.where(largest > 0, largest * down, 1.0)
+    values, relevant = values * down / unit, relevant * down / unit  # all below is relative to the largest value
     if how == "max":
         relative = jnp.full_like(unit, 1 / spec.maximum)
     elif how == "lsq":
@@ -63,8 +64,9 @@ def _init_scale(x, spec, how):
         relative = jnp.maximum(jnp.abs(mean - spread), jnp.abs(mean + spread)) / levels
     else:
         relative = _least_squares(values, spec, axes)
-    scale = jnp.where(largest > 0, relative * unit, 1.0)
-    return jnp.maximum(scale, jnp.finfo(jnp.float32).tiny).reshape(spec.scale_shape(x.shape))
+    scale = jnp.where(largest > 0, relative * unit / down, 1.0)
+    finite = jnp.finfo(jnp.float32)
+    return jnp.clip(scale, finite.tiny, finite.max).reshape(spec.scale_shape(x.shape))
 
 
 def _least_squares(values, spec, axes):

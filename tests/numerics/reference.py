@@ -77,7 +77,7 @@ def direction(v, q) -> float:
 class Gradients:
     """Gradients of one quantizer, and the size of the terms that each is a sum of.
 
-    A float32 sum is exact to a fraction of the sum of its absolute terms; where they cancel, the sum itself says nothing
+    A float32 sum is exact to a fraction of the sum of its absolute terms; where they cancel, the sum says nothing
     about its error. ``scale_size`` and ``offset_size`` are those sums, carried through the steps after the sum.
     """
 

@@ -1,0 +1,131 @@
+"""The named methods, and rules of one's own."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lglsq_jax as lq
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+
+
+def test_presets_are_the_compositions_of_the_method():
+    methods = lq.methods
+    rules = {
+        name: (found.scale_rule, found.round_rule, found.error_rule)
+        for name, found in ((name, methods.get(name)) for name in methods.names())
+    }
+    assert rules == {
+        "ste": (lq.FixedScale(), lq.STE(), lq.NoErrorRule()),
+        "lsq": (lq.LSQScale(), lq.STE(), lq.NoErrorRule()),
+        "lsq_plus": (lq.LSQScale(), lq.STE(), lq.NoErrorRule()),
+        "llsq": (lq.LLSQScale(), lq.STE(), lq.NoErrorRule()),
+        "ewgs": (lq.LSQScale(), lq.STE(), lq.EWGS(0.2)),
+        "pact": (lq.PACTScale(), lq.STE(), lq.NoErrorRule()),
+        "dorefa": (lq.FixedScale(), lq.STE(), lq.NoErrorRule()),
+        "lg_lsq": (lq.SSG(tau=0.1, eta=0.01), lq.ASR(sharpness=2.0), lq.MDE(strength=0.05)),
+    }
+    assert [name for name in methods.names() if methods.get(name).learn_offset] == ["lsq_plus"]
+    assert methods.LSQ_PLUS.weight_start == "sigma"
+    assert [name for name in methods.names() if methods.get(name).weight_transform] == ["pact", "dorefa"]
+
+
+@pytest.mark.parametrize("name", lq.methods.names())
+def test_a_method_goes_by_its_name(name):
+    assert lq.methods.get(name) is getattr(lq.methods, name.upper())
+    assert hash(lq.methods.get(name)) == hash(dataclasses.replace(lq.methods.get(name)))
+
+
+def test_an_unknown_name_gets_the_known_ones_and_the_closest():
+    with pytest.raises(
+        ValueError, match=r"`name` must be one of ste, lsq, .*, got 'lglsq' \(did you mean 'lg_lsq'\?\)"
+    ):
+        lq.methods.get("lglsq")
+
+
+@dataclasses.dataclass(frozen=True)
+class Triangle:
+    """A round rule that the library knows nothing of."""
+
+    height: float
+
+    def slope(self, v):
+        return self.height * (1 - 2 * jnp.abs(v - jnp.round(v)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved:
+    """A scale rule on top of another."""
+
+    inner: lq.LSQScale = dataclasses.field(default_factory=lq.LSQScale)
+
+    def scale_gradient(self, context):
+        return self.inner.scale_gradient(context) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlyLate:
+    """An error rule that looks at the progress."""
+
+    def factor(self, gradient, error, progress):
+        return jnp.where(progress > 0.5, 2.0, 1.0) * jnp.ones_like(gradient)
+
+
+def test_rules_of_ones_own_need_no_change_in_the_library():
+    own = lq.QuantSpec(4, method=lq.GradientMethod(Halved(), Triangle(3.0), OnlyLate()))
+    lsq = lq.QuantSpec(4, method=lq.methods.LSQ)
+
+    @jax.jit
+    def both(x, scale, progress):
+        def pulled(spec):
+            return jax.grad(lambda x, s: lq.fake_quantize(x, s, spec, progress=progress).sum(), (0, 1))(x, scale)
+
+        return pulled(own), pulled(lsq)
+
+    v = X / 0.25
+    for progress, factor in ((0.2, 1.0), (0.9, 2.0)):
+        (x_own, scale_own), (x_lsq, scale_lsq) = both(X, 0.25, progress)
+        np.testing.assert_allclose(x_own, x_lsq * factor * 3 * (1 - 2 * jnp.abs(v - jnp.round(v))), rtol=1e-5)
+        np.testing.assert_allclose(scale_own, scale_lsq / 2, rtol=1e-6)
+
+
+def test_a_rule_that_cannot_be_hashed_is_refused():
+    @dataclasses.dataclass
+    class Mutable:
+        def slope(self, v):
+            return v
+
+    with pytest.raises(
+        TypeError, match=r"^`round_rule` must be hashable, such as a frozen dataclass, got .*Mutable\(\)"
+    ):
+        lq.GradientMethod(round_rule=Mutable())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "member"),
+    [
+        ("scale_rule", lq.LSQScale, "scale_gradient"),
+        ("scale_rule", lq.ASR(), "scale_gradient"),
+        ("round_rule", lq.SSG(), "slope"),
+        ("error_rule", None, "factor"),
+    ],
+)
+def test_a_rule_in_the_wrong_place_is_refused(field, value, member):
+    with pytest.raises(TypeError, match=f"^`{field}` must be an object with a method `{member}`, got "):
+        lq.GradientMethod(**{field: value})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_dorefa_weights_are_normalised_and_zeros_stay_zeros(dtype):
+    normalise = lq.gradients.TanhNormalize()
+    weights = X.astype(dtype)
+    expected = np.tanh(np.float64(weights)) / np.tanh(np.float64(weights).__abs__().max())
+    found = normalise(weights)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(np.float64(found), expected, atol=float(jnp.finfo(dtype).eps))
+    zeros = jnp.zeros(3, dtype)
+    np.testing.assert_array_equal(normalise(zeros), zeros)
+    assert jnp.isfinite(jax.grad(lambda w: normalise(w).astype(jnp.float32).sum())(zeros)).all()
