@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .gradients import QuantizerContext
-from .primitives import quantize_codes
+from .primitives import clip_codes, quantize_codes
 from .spec import QuantSpec
 
 
@@ -48,8 +48,8 @@ def dequantize(codes: Int[Array, "*shape"], scale: Float[ArrayLike, "..."], spec
         ValueError: the scale has another shape, or is not finite and positive (seen only where it is concrete).
     """
     codes = jnp.asarray(codes)
-    scale = jnp.asarray(scale)
     check_scale(scale, spec, codes.shape)
+    scale = jnp.asarray(scale)
     wide = broadcast_scale(scale.astype(jnp.float32), spec, codes.ndim)
     return (codes.astype(jnp.float32) * wide).astype(scale.dtype)
 
@@ -128,12 +128,13 @@ def quantizer_gradients(
     if offset is not None:
         values = values - broadcast_scale(offset.astype(jnp.float32), spec, x.ndim)
     normalised = values * (1 / wide_scale)  # as in quantize_codes, so that both passes see the same codes
+    clipped = clip_codes(normalised, spec.minimum, spec.maximum)
     context = QuantizerContext(
         gradient=gradient.astype(jnp.float32),
         values=values,
         normalised=normalised,
-        codes=jnp.clip(jnp.round(normalised), spec.minimum, spec.maximum),
-        inside=(normalised >= spec.minimum) & (normalised <= spec.maximum),
+        codes=jnp.round(clipped),
+        inside=clipped == normalised,
         scale=wide_scale,
         minimum=spec.minimum,
         maximum=spec.maximum,
@@ -192,10 +193,11 @@ def check_scale(scale: ArrayLike, spec: QuantSpec, shape: tuple[int, ...], name:
 
 
 def _checked(x, scale, spec):
-    x, scale = jnp.asarray(x), jnp.asarray(scale)
+    x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"`x` must have a float dtype, got {x.dtype}")
+    check_scale(scale, spec, x.shape)  # as it was given: under jit an array made of it is traced
+    scale = jnp.asarray(scale)
     if not jnp.issubdtype(scale.dtype, jnp.floating):
         scale = scale.astype(jnp.float32)
-    check_scale(scale, spec, x.shape)
     return x, scale

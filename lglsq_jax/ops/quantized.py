@@ -110,9 +110,9 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
     for name, tensor in (("x", x), ("kernel", kernel)):
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise TypeError(f"`{name}` must have a float dtype, got {tensor.dtype}")
-    x_scale, kernel_scale = jnp.asarray(x_scale), jnp.asarray(kernel_scale)
     check_scale(x_scale, inputs, x.shape, "x_scale")
     check_scale(kernel_scale, weights, kernel.shape, "kernel_scale")
+    x_scale, kernel_scale = jnp.asarray(x_scale), jnp.asarray(kernel_scale)
     if x_offset is not None:
         x_offset = jnp.asarray(x_offset)
         if x_offset.shape != ():
