@@ -182,8 +182,8 @@ def check_scale(scale: ArrayLike, spec: QuantSpec, shape: tuple[int, ...], name:
         ValueError: with the name, the value seen and what is allowed.
     """
     expected = spec.scale_shape(shape)
-    if jnp.shape(scale) != expected:
-        raise ValueError(f"`{name}` must have shape {expected} for a tensor of shape {shape}, got {jnp.shape(scale)}")
+    if np.shape(scale) != expected:
+        raise ValueError(f"`{name}` must have shape {expected} for a tensor of shape {shape}, got {np.shape(scale)}")
     if isinstance(scale, jax.core.Tracer):
         return
     values = np.asarray(scale, np.float32)
