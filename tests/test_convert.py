@@ -1,0 +1,297 @@
+"""quantize_model, calibrate and set_progress on models of every make."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lglsq_jax as lq
+
+WEIGHTS = lq.QuantSpec(4, channel_axis=-1)
+INPUTS = lq.QuantSpec(4, batch_axis=0)
+UNSIGNED = lq.QuantSpec(4, signed=False, batch_axis=0)
+EVERYTHING = [lq.Rule(".*", weights=WEIGHTS, inputs=INPUTS)]
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.rest = nnx.List([nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, use_bias=False, rngs=rngs)])
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.first(x)))
+        for layer in self.rest:
+            x = layer(x)
+        return x
+
+
+class Nested(nnx.Module):
+    """Attributes, lists, dicts and a Sequential inside each other, and a layer that is used twice."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(2, 4, (2, 2), rngs=rngs)
+        self.blocks = nnx.List([Block(rngs), Block(rngs)])
+        self.heads = nnx.Dict(main=nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.relu, nnx.Linear(4, 3, rngs=rngs)))
+        self.shared = nnx.Linear(4, 4, rngs=rngs)
+        self.alias = self.shared
+
+    def __call__(self, x):
+        x = self.stem(x).mean(axis=(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        return self.heads["main"](self.alias(self.shared(x)))
+
+
+PATHS = [
+    "alias",
+    "blocks/0/first",
+    "blocks/0/rest/0",
+    "blocks/0/rest/1",
+    "blocks/1/first",
+    "blocks/1/rest/0",
+    "blocks/1/rest/1",
+    "heads/main/layers/0",
+    "heads/main/layers/2",
+    "stem",
+]
+
+
+def nested():
+    return Nested(nnx.Rngs(0))
+
+
+def images(count=6, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(count, 3, 3, 2)), jnp.float32)
+
+
+def quantized_paths(model):
+    return [row.path for row in lq.plan(model).rows if row.weights is not None or row.inputs is not None]
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    model = lq.quantize_model(nested(), EVERYTHING)
+    lq.calibrate(model, [images(), images(seed=1)])
+    model.eval()
+    return model
+
+
+def test_every_layer_of_a_nested_model_is_found_once():
+    model = lq.quantize_model(nested(), EVERYTHING)
+    assert quantized_paths(model) == PATHS
+    assert isinstance(model.blocks[1].rest[0], lq.QuantLinear) and isinstance(model.stem, lq.QuantConv)
+    assert isinstance(model.blocks[0].norm, nnx.BatchNorm)
+
+
+def test_a_shared_layer_stays_shared():
+    model = lq.quantize_model(nested(), EVERYTHING)
+    assert model.shared is model.alias and isinstance(model.shared, lq.QuantLinear)
+
+
+def test_the_last_match_wins_and_the_pattern_covers_the_whole_path():
+    eight, two = lq.QuantSpec(8), lq.QuantSpec(2)
+    rules = [
+        lq.Rule(".*", weights=WEIGHTS, inputs=INPUTS),
+        lq.Rule(r"blocks/\d/.*", weights=two),
+        lq.Rule("stem", weights=eight),
+        lq.Rule(r"blocks/1/first"),
+    ]
+    rows = {row.path: row for row in lq.plan(lq.quantize_model(nested(), rules)).rows}
+    assert (rows["alias"].weights, rows["alias"].inputs) == (WEIGHTS, INPUTS)
+    assert (rows["blocks/0/first"].weights, rows["blocks/0/first"].inputs) == (two, None)
+    assert rows["stem"].weights == eight
+    assert (rows["blocks/1/first"].weights, rows["blocks/1/first"].kind) == (None, "Linear")
+    only = lq.quantize_model(nested(), [lq.Rule("blocks/0/rest/1", weights=two)])
+    assert quantized_paths(only) == ["blocks/0/rest/1"]
+
+
+def test_a_rule_that_matches_nothing_lists_the_paths():
+    with pytest.raises(ValueError) as caught:
+        lq.quantize_model(nested(), [*EVERYTHING, lq.Rule("block/0", weights=WEIGHTS)])
+    assert str(caught.value) == (
+        "rule 'block/0' matches no convolution or linear layer; their paths are: " + ", ".join(map(repr, PATHS))
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (lambda: lq.Rule("layer[1"), ValueError, r"`pattern` must be a regular expression, got 'layer\[1': "),
+        (lambda: lq.Rule(".*", weights=4), TypeError, "`weights` must be a QuantSpec or None, got 4"),
+        (lambda: lq.Rule(".*", inputs="w"), TypeError, "`inputs` must be a QuantSpec or None, got 'w'"),
+        (lambda: lq.quantize_model(nested(), []), ValueError, "`rules` must hold at least one rule"),
+        (lambda: lq.quantize_model(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), EVERYTHING), ValueError, ".* paths are: none$"),
+        (
+            lambda: lq.quantize_model(nested(), [lq.Rule("stem", weights=lq.QuantSpec(4, channel_axis=0))]),
+            ValueError,
+            "`weights.channel_axis` must be None or the output axis",
+        ),
+    ],
+)
+def test_a_wrong_rule_is_one_sentence(make, error, sentence):
+    with pytest.raises(error, match=f"^{sentence}"):
+        make()
+
+
+def test_a_layer_may_be_the_whole_model():
+    layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    model = lq.quantize_model(layer, EVERYTHING)
+    assert isinstance(model, lq.QuantLinear) and type(layer) is nnx.Linear
+    np.testing.assert_array_equal(model.kernel[...], layer.kernel[...])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", ((1, 0), (0, 1))])
+def test_every_argument_of_a_layer_is_kept(padding):
+    arguments = {
+        "strides": 2,
+        "padding": padding,
+        "kernel_dilation": (1, 2),
+        "feature_group_count": 2,
+        "use_bias": False,
+        "dtype": jnp.bfloat16,
+        "mask": jnp.tri(2)[:, :, None, None].repeat(4, 3),
+    }
+    layer = nnx.Conv(2, 4, (2, 2), rngs=nnx.Rngs(0), **arguments)
+    model = lq.quantize_model(layer, [lq.Rule(".*", weights=lq.QuantSpec(8, channel_axis=-1))])
+    lq.calibrate(model, [images()])
+    expected, found = layer(images()), model(images())
+    assert found.dtype == jnp.bfloat16 and found.shape == expected.shape
+    np.testing.assert_allclose(np.float32(found), np.float32(expected), atol=0.05)
+
+
+def test_the_original_is_not_touched_and_its_float_values_are_kept(calibrated):
+    model = nested()
+    before = jax.tree.map(np.asarray, nnx.state(model))
+    quantized = lq.quantize_model(model, EVERYTHING)
+    lq.calibrate(quantized, [images()])
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.asarray, nnx.state(model))))
+    assert type(model.stem) is nnx.Conv
+    for path in ("stem", "shared"):
+        np.testing.assert_array_equal(getattr(quantized, path).kernel[...], getattr(model, path).kernel[...])
+    quantized.stem.kernel[...] = quantized.stem.kernel[...] * 2
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.asarray, nnx.state(model))))
+
+
+def test_a_quantized_model_can_be_quantized_again(calibrated):
+    model = lq.quantize_model(calibrated, [lq.Rule("stem", weights=lq.QuantSpec(2))])
+    rows = {row.path: row for row in lq.plan(model).rows}
+    assert rows["stem"].weights == lq.QuantSpec(2) and rows["stem"].inputs is None and not rows["stem"].calibrated
+    assert rows["alias"].calibrated
+
+
+def test_calibration_is_deterministic_and_changes_scales_only():
+    models = [lq.quantize_model(nested(), EVERYTHING) for _ in range(2)]
+    others = nnx.All(nnx.Not(lq.Scale), nnx.Not(lq.Offset))
+    before = jax.tree.map(np.asarray, nnx.state(models[0], others))
+    for model in models:
+        lq.calibrate(model, iter([images(), images(seed=1)]))
+        lq.check_scales(model)
+    states = [jax.tree.map(np.asarray, nnx.state(model)) for model in models]
+    assert jax.tree.all(jax.tree.map(np.array_equal, *states))
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, jax.tree.map(np.asarray, nnx.state(models[0], others))))
+
+
+@pytest.mark.parametrize("how", ["mse", "max", "lsq"])
+def test_scales_are_those_of_the_float_networks_own_inputs(how):
+    model = lq.quantize_model(nested(), EVERYTHING)
+    batches = [images(), images(seed=1)]
+    lq.calibrate(model, batches, how=how)
+    stem = model.stem
+    starts = [float(lq.init_scale(batch, INPUTS, how)) for batch in batches]
+    np.testing.assert_allclose(stem.input_scale[...], (max if how == "max" else np.mean)(starts), rtol=1e-6)
+    np.testing.assert_allclose(stem.weight_scale[...], lq.init_scale(stem.kernel[...], WEIGHTS, how), rtol=1e-6)
+    plain = nested()
+    plain.eval()
+    second = [plain.blocks[0].first(plain.stem(batch).mean(axis=(1, 2))) for batch in batches]
+    second = [nnx.relu(plain.blocks[0].norm(x)) for x in second]
+    starts = [float(lq.init_scale(x, INPUTS, how)) for x in second]
+    expected = (max if how == "max" else np.mean)(starts)
+    np.testing.assert_allclose(model.blocks[0].rest[0].input_scale[...], expected, rtol=1e-4)
+
+
+def test_methods_choose_their_own_starts_and_offsets():
+    method = lq.methods.LSQ_PLUS
+    layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(0).uniform(2, 3, (8, 4)), jnp.float32)
+    for signed, offset in ((False, float(x.min())), (True, float((x.min() + x.max()) / 2))):
+        weights, inputs = lq.QuantSpec(4, method=method), lq.QuantSpec(4, signed=signed, batch_axis=0, method=method)
+        model = lq.quantize_model(layer, [lq.Rule(".*", weights=weights, inputs=inputs)])
+        lq.calibrate(model, [x])
+        np.testing.assert_allclose(model.weight_scale[...], lq.init_scale(layer.kernel[...], weights, "sigma"))
+        np.testing.assert_allclose(model.input_offset[...], offset, rtol=1e-6)
+        np.testing.assert_allclose(model.input_scale[...], 1 / 15, rtol=0.2)
+
+
+class Unused(nnx.Module):
+    def __init__(self, rngs):
+        self.used, self.spare = nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.used(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: lq.calibrate(lq.quantize_model(Unused(nnx.Rngs(0)), EVERYTHING), [jnp.ones((2, 2))]),
+            "cannot calibrate layer 'spare': the model does not call it on these batches",
+        ),
+        (
+            lambda: lq.calibrate(nested(), [images()]),
+            "`model` has no quantized layer to calibrate: call quantize_model(model, rules) first",
+        ),
+        (
+            lambda: lq.calibrate(lq.quantize_model(nested(), EVERYTHING), []),
+            "`batches` must hold at least one batch to calibrate from, got none",
+        ),
+        (
+            lambda: lq.calibrate(
+                lq.quantize_model(nested(), EVERYTHING), [images(), images().at[0, 0, 0, 0].set(np.nan)]
+            ),
+            "batch 1 for calibration must be finite, got NaN or infinity in it",
+        ),
+        (
+            lambda: lq.calibrate(lq.quantize_model(nested(), EVERYTHING), [images()], how="best"),
+            "`how` must be one of mse, lsq, max, sigma, got 'best'",
+        ),
+    ],
+)
+def test_what_cannot_be_calibrated_is_one_sentence(call, sentence):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value) == sentence
+
+
+def test_weights_alone_need_no_layer_to_be_reached():
+    model = lq.quantize_model(Unused(nnx.Rngs(0)), [lq.Rule(".*", weights=WEIGHTS)])
+    lq.calibrate(model, [jnp.ones((2, 2))])
+    lq.check_scales(model)
+
+
+def test_negative_inputs_of_an_unsigned_quantizer_are_warned_about():
+    model = lq.quantize_model(nested(), [lq.Rule("stem", inputs=UNSIGNED)])
+    with pytest.warns(
+        UserWarning, match=r"^\d+ % of the inputs of layer 'stem' are negative and its unsigned quantizer"
+    ):
+        lq.calibrate(model, [images()])
+    rectified = lq.quantize_model(nested(), [lq.Rule("blocks/0/rest/0", inputs=UNSIGNED)])
+    lq.calibrate(rectified, [images()])
+
+
+def test_progress_reaches_every_layer_without_compiling_again():
+    model, traces = lq.quantize_model(nested(), EVERYTHING), []
+
+    @nnx.jit
+    def step(model, fraction):
+        traces.append(1)
+        lq.set_progress(model, fraction)
+
+    for fraction in (0.0, 0.3, 1.0):
+        step(model, fraction)
+        values = nnx.state(model, lq.Progress)
+        assert {float(leaf) for leaf in jax.tree.leaves(values)} == {float(np.float32(fraction))}
+    assert len(traces) == 1
+    assert len(jax.tree.leaves(values)) == len(PATHS)
