@@ -28,6 +28,7 @@ _WHERE = {
     "LLSQScale": "gradients",
     "PACTScale": "gradients",
     "SSG": "gradients",
+    "ScaleDirection": "gradients",
     "QuantConv": "layers",
     "QuantLinear": "layers",
     "Scale": "layers",

@@ -215,5 +215,3 @@ def _set_from(layer: QuantLayer, observed: list[_Observation], how: str | None) 
     layer.set_scales(inputs=np.float32(combine(scales)))
     if layer.input_offset is not None:
         layer.set_scales(input_offset=np.float32(np.mean([o for seen in observed for o in seen.offsets])))
-
-

@@ -50,10 +50,25 @@ def define(
 
 def _quantize(x, scale, *offset, minimum: int, maximum: int):
     shifted = x - offset[0] if offset else x
+    return jnp.round(clip_codes(normalise(shifted, scale), minimum, maximum))
+
+
+def normalise(values: Float[Array, "*shape"], scale: Float[Array, "..."]) -> Float[Array, "*shape"]:
+    """Returns ``v = values / scale`` in float32, as ``values * (1 / scale)``; a scale counts at least 1e-38.
+
+    XLA divides by a broadcast scale in this way, but only where it is broadcast: written out, the code of a value next
+    to a tie does not depend on vmap or the shape.
+    """
     smallest = jnp.finfo(jnp.float32).tiny  # a subnormal scale is flushed to zero by compiled code: 0 / 0 otherwise
-    # XLA divides by a broadcast scale in this way, but only where it is broadcast: written out, the code of a value
-    # next to a tie does not depend on vmap or the shape.
-    return jnp.clip(jnp.round(shifted * (1 / jnp.maximum(scale, smallest))), minimum, maximum)
+    return values * (1 / jnp.maximum(scale, smallest))
+
+
+def clip_codes(v: Float[Array, "*shape"], minimum: int, maximum: int) -> Float[Array, "*shape"]:
+    """Returns ``clip(v, minimum, maximum)`` with NaN kept; to clip whole ends before rounding or after is the same.
+
+    Two selections, which compile to fewer instructions on a CPU than a minimum and a maximum that must pass on NaN.
+    """
+    return jnp.where(v > maximum, jnp.float32(maximum), jnp.where(v < minimum, jnp.float32(minimum), v))
 
 
 QUANTIZE_NAME = "lglsq_quantize"

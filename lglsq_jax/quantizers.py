@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .gradients import QuantizerContext
-from .primitives import clip_codes, quantize_codes
+from .primitives import quantize_codes
 from .spec import QuantSpec
 
 
@@ -127,14 +127,9 @@ def quantizer_gradients(
     values = x.astype(jnp.float32)
     if offset is not None:
         values = values - broadcast_scale(offset.astype(jnp.float32), spec, x.ndim)
-    normalised = values * (1 / wide_scale)  # as in quantize_codes, so that both passes see the same codes
-    clipped = clip_codes(normalised, spec.minimum, spec.maximum)
     context = QuantizerContext(
         gradient=gradient.astype(jnp.float32),
         values=values,
-        normalised=normalised,
-        codes=jnp.round(clipped),
-        inside=clipped == normalised,
         scale=wide_scale,
         minimum=spec.minimum,
         maximum=spec.maximum,
@@ -146,10 +141,11 @@ def quantizer_gradients(
     def shaped(wide: Array, like: Array) -> Array:
         return wide.reshape(like.shape).astype(like.dtype)
 
+    scale_gradient, offset_gradient = spec.method.scale_gradients(context, offset=offset is not None)
     return (
         spec.method.input_gradient(context).astype(x.dtype),
-        shaped(spec.method.scale_gradient(context), scale),
-        None if offset is None else shaped(spec.method.offset_gradient(context), offset),
+        shaped(scale_gradient, scale),
+        None if offset is None else shaped(offset_gradient, offset),
     )
 
 

@@ -9,7 +9,7 @@ from .context import QuantizerContext
 from .error_rules import EWGS, MDE, ErrorRule, NoErrorRule
 from .method import GradientMethod, TanhNormalize
 from .round_rules import ASR, STE, RoundRule
-from .scale_rules import SSG, FixedScale, LLSQScale, LSQScale, PACTScale, ScaleRule, scale_direction
+from .scale_rules import SSG, FixedScale, LLSQScale, LSQScale, PACTScale, ScaleDirection, ScaleRule
 
 __all__ = [
     "ASR",
@@ -26,7 +26,7 @@ __all__ = [
     "PACTScale",
     "QuantizerContext",
     "RoundRule",
+    "ScaleDirection",
     "ScaleRule",
     "TanhNormalize",
-    "scale_direction",
 ]

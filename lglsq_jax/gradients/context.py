@@ -1,24 +1,36 @@
-"""What a gradient rule may look at: one quantizer's tensors in the backward pass."""
+"""What a gradient rule may look at: one quantizer's tensors in the backward pass, and how sums over them are taken."""
 
 import dataclasses
+import functools
+import math
+import operator
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
+
+from ..primitives import clip_codes, normalise
 
 # Beyond this, v = x / scale is only "far outside the clip range"; sums of its square must stay finite in float32.
 _FAR = 1e15
+_SLICE = 2**14  # elements of a slice; its sums then stay in a core's cache
+
+Sums = tuple[Float[Array, "..."], ...]
 
 
-@dataclasses.dataclass(frozen=True)
+def _add(a, b):  # one function for all calls: with a new one each time eager gradients would compile every time
+    return tuple(map(operator.add, a, b))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class QuantizerContext:
     """The tensors of one quantizer, all float32, as METHOD notation names them.
 
     Attributes:
         gradient: ``g``, the loss gradient with respect to the fake-quantized tensor.
         values: ``x`` (less the offset, where there is one); same shape as ``gradient``.
-        normalised: ``v = x / scale``, dimensionless.
-        codes: ``q = clip(round(v), minimum, maximum)``, whole numbers.
-        inside: ``minimum <= v <= maximum``, both edges included.
         scale: ``s``, broadcastable to ``values``.
         minimum: smallest code, ``Qn``.
         maximum: largest code, ``Qp``.
@@ -29,9 +41,6 @@ class QuantizerContext:
 
     gradient: Float[Array, "*shape"]
     values: Float[Array, "*shape"]
-    normalised: Float[Array, "*shape"]
-    codes: Float[Array, "*shape"]
-    inside: Bool[Array, "*shape"]
     scale: Float[Array, "..."]
     minimum: int
     maximum: int
@@ -39,13 +48,25 @@ class QuantizerContext:
     axes: tuple[int, ...]
     progress: Float[Array, ""]
 
-    def sum(self, tensor: Float[Array, "*shape"]) -> Float[Array, "..."]:
-        """Sums over everything that shares one scale; the shape broadcasts against ``values``."""
-        return jnp.sum(tensor, axis=self.axes, keepdims=True)
+    @functools.cached_property
+    def normalised(self) -> Float[Array, "*shape"]:
+        """``v = x / scale``, dimensionless."""
+        return normalise(self.values, self.scale)
 
-    def any(self, mask: Bool[Array, "*shape"]) -> Bool[Array, "..."]:
-        """Whether ``mask`` holds anywhere among the elements that share one scale."""
-        return jnp.any(mask, axis=self.axes, keepdims=True)
+    @functools.cached_property
+    def clipped(self) -> Float[Array, "*shape"]:
+        """``clip(v, minimum, maximum)``."""
+        return clip_codes(self.normalised, self.minimum, self.maximum)
+
+    @functools.cached_property
+    def codes(self) -> Float[Array, "*shape"]:
+        """``q = clip(round(v), minimum, maximum)``, whole numbers."""
+        return jnp.round(self.clipped)
+
+    @functools.cached_property
+    def inside(self) -> Bool[Array, "*shape"]:
+        """``minimum <= v <= maximum``, both edges included."""
+        return self.clipped == self.normalised
 
     @property
     def bounded(self) -> Float[Array, "*shape"]:
@@ -56,3 +77,64 @@ class QuantizerContext:
     def rounding_error(self) -> Float[Array, "*shape"]:
         """``e = clip(v - q, -1/2, 1/2)``, in codes."""
         return jnp.clip(self.normalised - self.codes, -0.5, 0.5)
+
+    def sums(self, terms: Callable[["QuantizerContext"], Sums]) -> Sums:
+        """Returns the sums of elementwise ``terms(context)`` over everything that shares one scale, in one pass.
+
+        Each result broadcasts against ``values``. ``terms`` is called with a context of the whole tensors or of slices
+        of them. On a CPU a large tensor is taken slice by slice into sums that stay in the cache, three times as fast
+        as a reduction; elsewhere it is one reduction. The first axis, the batch, is summed last, so that a sharded
+        batch stays where it is until there is one number a sample.
+        """
+        if not jax.eval_shape(terms, self):
+            return ()
+        slices = self._slices()
+        if slices is None:
+            return self._reduced(terms)
+        return lax.platform_dependent(
+            self,
+            cpu=lambda context: context._accumulated(terms, slices),
+            default=lambda context: context._reduced(terms),
+        )
+
+    def _reduced(self, terms: Callable[["QuantizerContext"], Sums]) -> Sums:
+        inner = tuple(axis for axis in self.axes if axis != 0) if len(self.axes) > 1 else self.axes
+        tensors = terms(self)
+        zeros = (jnp.float32(0),) * len(tensors)
+        partial = lax.reduce(tensors, zeros, _add, inner)
+        rest = (0,) if inner != self.axes else ()
+        shape = tuple(1 if axis in self.axes else size for axis, size in enumerate(self.values.shape))
+        return tuple(jnp.sum(tensor, axis=rest).reshape(shape) for tensor in partial)
+
+    def _slices(self) -> int | None:
+        """Returns into how many slices, across the batch, a large tensor with one scale is cut; None: not at all."""
+        shape = self.values.shape
+        if len(self.axes) != len(shape) or len(shape) < 2 or self.values.size < 4 * _SLICE:
+            return None
+        rest = math.prod(shape[1:])
+        fewest = -(-self.values.size // _SLICE)
+        return next((count for count in range(fewest, 4 * fewest) if rest % count == 0), None)
+
+    def _accumulated(self, terms: Callable[["QuantizerContext"], Sums], slices: int) -> Sums:
+        # Long contiguous rows: over the image axes as they are, the compiler's inner loop would be as short as the
+        # number of channels.
+        rows = (self.values.shape[0], slices, -1)
+        gradient, values = self.gradient.reshape(rows), self.values.reshape(rows)
+        scale = self.scale.reshape(())
+
+        def part(index):
+            cut = (lax.dynamic_index_in_dim(tensor, index, 1, keepdims=False) for tensor in (gradient, values))
+            return terms(
+                QuantizerContext(*cut, scale, self.minimum, self.maximum, self.elements, (0, 1), self.progress)
+            )
+
+        totals = lax.fori_loop(1, slices, lambda i, sums: tuple(map(operator.add, sums, part(i))), part(0))
+        shape = (1,) * self.values.ndim
+        return tuple(jnp.sum(total).reshape(shape) for total in totals)
+
+
+jax.tree_util.register_dataclass(
+    QuantizerContext,
+    data_fields=["gradient", "values", "scale", "progress"],
+    meta_fields=["minimum", "maximum", "elements", "axes"],
+)

@@ -1,11 +1,12 @@
 """A gradient method: one rule for the scale, one for the rounding, one for the rounding error."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .context import QuantizerContext
+from .context import QuantizerContext, Sums
 from .error_rules import ErrorRule, NoErrorRule
 from .round_rules import STE, RoundRule
 from .scale_rules import LSQScale, ScaleRule
@@ -69,14 +70,23 @@ class GradientMethod:
         gradient = jnp.where(context.inside, context.gradient, 0.0) * self.round_rule.slope(inner)
         return gradient * self.error_rule.factor(context.gradient, context.rounding_error, context.progress)
 
-    def scale_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
-        """Returns ``g_s`` in float32, shaped like ``context.scale``."""
-        return self.scale_rule.scale_gradient(context)
+    def scale_gradients(
+        self, context: QuantizerContext, *, offset: bool
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."] | None]:
+        r"""Returns ``g_s`` and, if asked for, LSQ+'s :math:`g_\beta = \sum g (1 - I) / \sqrt{N Q_p}`, in float32.
 
-    def offset_gradient(self, context: QuantizerContext) -> Float[Array, "..."]:
-        r"""Returns LSQ+'s :math:`g_\beta = \sum g (1 - I) / \sqrt{N Q_p}`.
+        Both are shaped like ``context.scale``; their sums are taken in one pass.
 
         References: Bhalgat et al., "LSQ+", CVPR Workshops 2020, eq. 6.
         """
-        outside = jnp.where(context.inside, 0.0, context.gradient)
-        return context.sum(outside) / jnp.sqrt(jnp.float32(max(context.elements, 1) * context.maximum))
+
+        def terms(context: QuantizerContext) -> Sums:
+            outside = (jnp.where(context.inside, 0.0, context.gradient),) if offset else ()
+            return self.scale_rule.terms(context) + outside
+
+        sums = context.sums(terms)
+        of_rule = sums[:-1] if offset else sums
+        scale_gradient = self.scale_rule.scale_gradient(context, of_rule)
+        if not offset:
+            return scale_gradient, None
+        return scale_gradient, sums[-1] * (1 / math.sqrt(max(context.elements, 1) * context.maximum))

@@ -62,8 +62,11 @@ class Halved:
 
     inner: lq.LSQScale = dataclasses.field(default_factory=lq.LSQScale)
 
-    def scale_gradient(self, context):
-        return self.inner.scale_gradient(context) / 2
+    def terms(self, context):
+        return self.inner.terms(context)
+
+    def scale_gradient(self, context, sums):
+        return self.inner.scale_gradient(context, sums) / 2
 
 
 @dataclasses.dataclass(frozen=True)

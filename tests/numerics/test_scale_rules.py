@@ -114,6 +114,25 @@ def test_scales_that_are_no_powers_of_two_agree_up_to_the_rounding_of_v(seed, bi
     assert abs(found - expected.scale) <= 1e-6 * (expected.scale_size + np.abs(g).sum())
 
 
+@pytest.mark.parametrize("name", ["lsq", "llsq", "ssg, strong", "pact"])
+@pytest.mark.parametrize("grid", [Grid(3, batch_axis=0), Grid(4, signed=False, channel_axis=-1)], ids=str)
+def test_large_tensors_sum_to_the_same(name, grid):
+    """Large enough for every way in which a sum may be taken; sums over many elements are held to 1e-5."""
+    rng, shape = np.random.default_rng(4), (6, 37, 600)
+    channels = 1 if grid.channel_axis is None else shape[grid.channel_axis]
+    scale = (2.0 ** rng.integers(-3, 2, channels)).astype(np.float32).reshape(spec_of(grid).scale_shape(shape))
+    x = (rng.integers(-2048, 4096, shape) / 256 * scale).astype(np.float32)
+    rule, formula = RULES[name]
+    for shift in (None, scale / 4):
+        case = Case(grid, x, scale, shift, rng.normal(size=shape).astype(np.float32) + 0.1, 0.25)
+        found = gradients(case, lq.GradientMethod(scale_rule=rule))
+        expected = reference.gradients(grid, x, scale, case.g, offset=shift, p=0.25, scale_rule=formula)
+        np.testing.assert_array_equal(found[0], expected.x.astype(np.float32))
+        assert (np.abs(found[1] - expected.scale) <= 1e-5 * expected.scale_size).all()
+        if shift is not None:
+            assert (np.abs(found[2] - expected.offset) <= 1e-5 * expected.offset_size).all()
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_one_channel_is_one_tensor(name):
     rng = np.random.default_rng(3)

@@ -71,8 +71,15 @@ def assert_same(fused, plain, specs, operands):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * float(jnp.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    ("kind", "specs"),
+    [
+        pytest.param(kind, specs, id=f"{kind}, {name}")
+        for kind in CONVOLUTIONS
+        for name, specs in SPECS.items()
+        if name == "offset" or kind in ("strides and uneven padding", "depthwise")
+    ],
+)
 def test_quantized_conv_is_the_convolution_of_the_fake_quantized_tensors(kind, specs):
     x_shape, kernel_shape, *geometry = CONVOLUTIONS[kind]
     window = Window(*geometry)
@@ -126,7 +133,7 @@ def test_vmap_checkpoint_and_a_changing_progress():
         return jax.grad(kept)(kernel)
 
     plain = jax.grad(lambda kernel: run(x[0], kernel, *rest[:3], 0.5).sum())(kernel)
-    np.testing.assert_allclose(gradient(kernel, 0.5), plain, rtol=1e-6)
+    np.testing.assert_allclose(gradient(kernel, 0.5), plain, rtol=1e-6, atol=1e-6)
     gradient(kernel, 0.9)
     assert len(traces) == 1
 
