@@ -20,7 +20,7 @@ ROWS = {
     "layer": {"layers"},
     "function": {"ops"},
     "numerics": {"quantizers", "gradients", "methods", "calibration", "spec", "primitives"},
-    "errors": {"errors"},
+    "errors": {"errors", "files"},
 }
 WITHOUT_FLAX = ("numerics", "errors")
 MOST_LINES = 400

@@ -1,0 +1,67 @@
+"""Every error that a user can put right, as one sentence on standard error and exit status 2."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ..errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: Sequence[str], *, default: T | None = None, prog: str, description: str = "") -> T:
+    """Returns the dataclass ``kind`` filled from the command line by tyro.
+
+    Raises:
+        UserError: a flag is not known, or a value is missing or not allowed.
+        SystemExit: status 0 after ``--help``.
+    """
+    import tyro
+
+    said = io.StringIO()
+    given = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=list(arguments), prog=prog, description=description or None, **given)
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        raise UserError(_sentence(said.getvalue(), prog)) from None
+
+
+def _sentence(box: str, prog: str) -> str:
+    """Returns what tyro says in a box as one sentence."""
+    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()[1:-1]]
+    first, rest = [], iter(lines)
+    for line in rest:
+        if not line:
+            break
+        first.append(line)
+    text = " ".join(first)
+    text = re.sub(r"^Error parsing [\w.-]+: (?=`)", "", text)
+    text = re.sub(r"^Unrecognized options: ([^,]*).*$", r"there is no option \1", text)
+    text = re.sub(r"^Error parsing (\S+): (.*)$", r"`\1` cannot be read: \2", text)
+    text = re.sub(r"^Missing value for argument '(\S+)'.*$", r"`\1` must have a value, got none", text)
+    close = [found.group() for found in (re.match(r"--[\w.-]+", line) for line in rest) if found]
+    if close and text.startswith("there is no option"):
+        text += f"; did you mean {close[0]}?"
+    return f"{text}; `{prog} --help` lists all options" if "option" in text else text
+
+
+def answer(command: Callable[[], int | None]) -> int:
+    """Runs a command and returns its exit status: 2 after a ``UserError``, 128 plus the signal after a stop."""
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; what was saved is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 0

@@ -1,0 +1,126 @@
+"""``train.py``: an experiment from ``configs/``, its fields as flags."""
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from ..errors import UserError
+from .sentences import answer, parse
+
+_USAGE = """usage: python train.py CONFIG [--field.subfield VALUE ...] [--run-dir DIR]
+
+CONFIG is a file's name in configs/ (--list shows them) or the path of such a file.
+python train.py CONFIG --help lists every field with its type, default and meaning.
+The same command on an unfinished run continues it."""
+
+
+def main(arguments: Sequence[str], configs: Path) -> int:
+    """Runs ``train.py`` and returns its exit status.
+
+    Args:
+        arguments: the command line without the program's name.
+        configs: the folder of experiments.
+    """
+    return answer(lambda: _train(list(arguments), configs))
+
+
+def _train(arguments: list[str], configs: Path) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="\n\n")
+        _list(configs)
+        if not arguments:
+            raise UserError(f"CONFIG must be given first, such as {_names(configs)[0]}")
+        return 0
+    if arguments[0] == "--list":
+        return _list(configs)
+    name, *flags = arguments
+    if name.startswith("-"):
+        raise UserError(f"CONFIG must come first, before {name}; it is one of {', '.join(_names(configs))}")
+    file = _find(name, configs)
+    module = _load(file)
+
+    from ..training.config import TrainConfig
+
+    config = getattr(module, "config", None)
+    if not isinstance(config, TrainConfig):
+        raise UserError(f"{file} must define `config` as a TrainConfig, got {config!r}")
+    kind = _with_run_dir(TrainConfig)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
+    default = kind(**fields, run_dir=f"runs/{file.stem}")
+    description = (module.__doc__ or "").strip()
+    given = parse(kind, flags, default=default, prog=f"train.py {name}", description=description)
+    chosen = TrainConfig(**{name: getattr(given, name) for name in fields})
+    return _run(chosen, given.run_dir)
+
+
+def _run(config, run_dir: str) -> int:
+    from ..report import results_table
+    from ..training.experiment import BrokenPromise, run_experiment
+    from ..training.folder import RunFolder
+    from ..training.signals import Stopped
+
+    finished = RunFolder(Path(run_dir)).finished
+    try:
+        summary = run_experiment(config, run_dir)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except BrokenPromise as broken:
+        print(f"FAILED: {broken}", file=sys.stderr)
+        return 1
+    print()
+    print(results_table(summary))
+    if finished:
+        print(f"this run was finished before; name another folder with --run-dir to run it again ({run_dir})")
+    else:
+        print(f"everything is in {run_dir}")
+    return 0
+
+
+def _with_run_dir(kind: type):
+    import tyro
+
+    text = Annotated[str, tyro.conf.arg(help="Folder of the run; it may be one that was begun with the same fields.")]
+    return dataclasses.make_dataclass(
+        kind.__name__, [("run_dir", text, dataclasses.field(default="runs"))], bases=(kind,), frozen=True
+    )
+
+
+def _names(configs: Path) -> list[str]:
+    return sorted(file.stem for file in configs.glob("*.py") if not file.stem.startswith("_"))
+
+
+def _list(configs: Path) -> int:
+    names = _names(configs)
+    width = max(map(len, names), default=0)
+    for name in names:
+        text = (_load(configs / f"{name}.py").__doc__ or "").strip().splitlines()
+        print(f"{name.ljust(width)}  {text[0] if text else ''}".rstrip())
+    return 0
+
+
+def _find(name: str, configs: Path) -> Path:
+    if name in _names(configs):
+        return configs / f"{name}.py"
+    if name.endswith(".py"):
+        if Path(name).is_file():
+            return Path(name)
+        raise UserError(f"CONFIG must be a file, but {name} does not exist")
+    close = difflib.get_close_matches(name, _names(configs), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise UserError(f"CONFIG must be one of {', '.join(_names(configs))}, got {name!r}{hint}")
+
+
+def _load(file: Path):
+    spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return module

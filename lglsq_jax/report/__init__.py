@@ -1,0 +1,5 @@
+"""Results as people read them."""
+
+from .results import results_table
+
+__all__ = ["results_table"]

@@ -1,0 +1,29 @@
+"""The table at the end of a run: float, fake-quantized and integer network."""
+
+from typing import Any
+
+
+def results_table(summary: dict[str, Any]) -> str:
+    """Returns the results of a run's ``summary.json`` as a table with the proof below it."""
+    bits = f"W{summary['bits']['weights']}A{summary['bits']['inputs']}"
+    rows = [
+        ("network", "top-1", "bytes", "smaller by"),
+        _row("float", summary["float"], summary),
+        _row(f"fake-quantized {bits}", summary["fake_quantized"], summary),
+        _row(f"integer {bits}", summary["integer"], summary),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{summary['model']} on {summary['dataset']}, {summary['samples']:,} test images, {summary['method']}"]
+    for row in rows:
+        lines.append("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
+    lines.append(
+        f"integer against fake-quantized: {100 * summary['equal_codes']:.4f} % of the codes equal in every layer, "
+        f"largest difference {summary['max_difference']}, same class for {100 * summary['agreement']:.3f} % of samples "
+        f"({summary['tied_samples']} with a rounding tie, {summary['unexplained']} unexplained)"
+    )
+    return "\n".join(lines)
+
+
+def _row(name: str, result: dict[str, Any], summary: dict[str, Any]) -> tuple[str, str, str, str]:
+    ratio = summary["float"]["bytes"] / result["bytes"]
+    return name, f"{100 * result['top1']:.2f} %", f"{result['bytes']:,}", f"{ratio:.1f}x"

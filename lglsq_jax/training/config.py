@@ -1,0 +1,173 @@
+"""What an experiment is: data, network, and the two phases of training, as frozen dataclasses."""
+
+import dataclasses
+import math
+from typing import Any
+
+from .. import methods
+from ..data import DataConfig
+from ..errors import UserError
+from .bounds import check_number, check_whole
+from .networks import find_network
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    name: str = "resnet8"
+    """A network of lglsq_jax.models, such as resnet8, resnet20, resnet18."""
+    stem_stride: int = 1
+    """Stride of the first convolution (resnet8 and resnet20 only); 2 makes the network about four times cheaper."""
+
+    def __post_init__(self):
+        network = find_network(self.name)
+        check_whole("stem_stride", self.stem_stride, 1)
+        if self.stem_stride != 1 and not network.has_stem_stride:
+            raise UserError(f"`stem_stride` must be 1 for {self.name}, got {self.stem_stride}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """One phase of training: SGD with Nesterov momentum, a cosine schedule with a linear warm-up."""
+
+    epochs: int = 20
+    """Passes over the training set."""
+    learning_rate: float = 0.1
+    """Largest learning rate; a cosine takes it to 0."""
+    warmup_epochs: float = 1.0
+    """Epochs in which the learning rate rises from 0, a fraction is allowed."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """L2 decay of kernels; scales, offsets, biases and batch norm have none."""
+    label_smoothing: float = 0.0
+    """Probability that is spread over all classes."""
+
+    def __post_init__(self):
+        check_whole("epochs", self.epochs, 1)
+        check_number("learning_rate", self.learning_rate, 0, math.inf, open_low=True)
+        check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        check_number("momentum", self.momentum, 0, 1, open_high=True)
+        check_number("weight_decay", self.weight_decay, 0, math.inf)
+        check_number("label_smoothing", self.label_smoothing, 0, 1, open_high=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig(PhaseConfig):
+    """The float phase."""
+
+    start_from: str | None = None
+    """Folder of a finished run whose float network is taken instead of training one."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.start_from is not None and (not isinstance(self.start_from, str) or not self.start_from):
+            raise UserError(f"`start_from` must be the folder of a run, got {self.start_from!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedConfig(PhaseConfig):
+    """The quantized phase: starts from the float network's weights and calibrated scales."""
+
+    method: str = "lg_lsq"
+    """How scales and values learn: lg_lsq, lsq, lsq_plus, llsq, ewgs, pact, dorefa or ste."""
+    weight_bits: int = 3
+    """Bits of the weights, 2 to 8; the first and the last layer have 8."""
+    input_bits: int = 3
+    """Bits of the layers' inputs, 2 to 8; the first and the last layer have 8."""
+    per_channel: bool = False
+    """Give each output channel of a kernel its own scale."""
+    scale_learning_rate: float | None = None
+    """Largest learning rate of the scales; None: the same as of the weights."""
+    scale_floor: float = 0.02
+    """Scales are held above this fraction of their start."""
+    calibration_batches: int = 4
+    """Training batches from which the scales start."""
+    distillation: float = 0.0
+    """Weight of the float network's predictions in the loss, from 0 (labels alone) to 1."""
+    temperature: float = 2.0
+    """Temperature at which the predictions are compared."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the parameters, which is then evaluated and deployed; 0: off."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            methods.get(self.method)
+        except ValueError as error:
+            raise UserError(str(error).replace("`name`", "`method`")) from None
+        for field in ("weight_bits", "input_bits"):
+            check_whole(field, getattr(self, field), 2, 8)
+        if not isinstance(self.per_channel, bool):
+            raise UserError(f"`per_channel` must be True or False, got {self.per_channel!r}")
+        if self.scale_learning_rate is not None:
+            check_number("scale_learning_rate", self.scale_learning_rate, 0, math.inf)
+        check_number("scale_floor", self.scale_floor, 0, 1, open_low=True, open_high=True)
+        check_whole("calibration_batches", self.calibration_batches, 1)
+        check_number("distillation", self.distillation, 0, 1)
+        check_number("temperature", self.temperature, 0, math.inf, open_low=True)
+        check_number("ema_decay", self.ema_decay, 0, 1, open_high=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """An experiment. Every field is a flag of ``train.py``."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """Images, batches, augmentation."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """The network."""
+    pretraining: PretrainingConfig = dataclasses.field(default_factory=PretrainingConfig)
+    """The float phase."""
+    quantized: QuantizedConfig = dataclasses.field(default_factory=QuantizedConfig)
+    """The quantized phase."""
+    seed: int = 0
+    """Seed of the weights, the order of the images and the augmentation."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0: at the end of every epoch only."""
+
+    def __post_init__(self):
+        check_whole("seed", self.seed, 0, 2**32 - 1)
+        check_whole("checkpoint_every", self.checkpoint_every, 0)
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    """Returns a config as plain nested dictionaries, as ``config.json`` holds it."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(fields: dict[str, Any]) -> TrainConfig:
+    """Returns the config that ``as_dict`` wrote.
+
+    Raises:
+        UserError: a field is missing, unknown or out of range.
+    """
+    return _build(TrainConfig, fields, "config")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns, for each field in which two configs differ, a text such as ``quantized.epochs (20, now 10)``."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{name}.")
+        elif before != after or (name in old) != (name in new):
+            found.append(f"{prefix}{name} ({before!r}, now {after!r})")
+    return found
+
+
+def _build(kind, fields, where: str):
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    if not isinstance(fields, dict):
+        raise UserError(f"`{where}` must be an object with fields, got {fields!r}")
+    unknown, missing = sorted(fields.keys() - known.keys()), sorted(known.keys() - fields.keys())
+    if unknown or missing:
+        problem = f"has no field {unknown[0]!r}" if unknown else f"lacks the field {missing[0]!r}"
+        raise UserError(f"`{where}` {problem}; it was written by another version or is damaged")
+    values = {}
+    for name, field in known.items():
+        nested = dataclasses.is_dataclass(field.type)
+        values[name] = _build(field.type, fields[name], f"{where}.{name}") if nested else fields[name]
+    return kind(**values)

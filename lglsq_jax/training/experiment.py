@@ -1,0 +1,238 @@
+"""A whole run: float network, calibration, quantized training, integer program, results."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from ..convert import calibrate, quantize_model
+from ..data import Dataset, open_dataset, train_batches
+from ..errors import UserError
+from ..files import read_json, write_json
+from ..models import recommended_rules
+from ..spec import QuantSpec
+from .checkpoints import Checkpoints, whole_hash
+from .config import TrainConfig, as_dict, differences
+from .deploy import (
+    broken_promises,
+    compare,
+    integer_accuracy,
+    make_program,
+    report_fields,
+    save_weights,
+)
+from .folder import RunFolder
+from .log import RunLog, read_metrics
+from .networks import find_network
+from .phase import Network, Phase, evaluate
+from .signals import StopRequest
+from .step import data_mesh
+
+PHASES = ("float", "quantized")
+
+
+class BrokenPromise(Exception):
+    """The integer network is not the one that was trained; the message says in what."""
+
+
+def run_experiment(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
+    """Runs an experiment to its end, from wherever it was left, and returns what ``summary.json`` holds.
+
+    Args:
+        config: the experiment.
+        run_dir: the run's folder; a run that was begun there with the same config goes on, a finished one is left as
+            it is.
+
+    Raises:
+        UserError: something that the user can put right.
+        Stopped: SIGTERM or Ctrl-C; the state is saved.
+        BrokenPromise: the integers are not those that were trained; everything is saved for a look at it.
+    """
+    folder = RunFolder(Path(run_dir))
+    stop = StopRequest()
+    with stop.listening():
+        dataset = open_dataset(config.data)
+        with folder.claimed(config), RunLog(folder) as log:
+            if folder.finished:
+                return read_json(folder.summary_file)
+            return _run(config, folder, dataset, log, stop)
+
+
+def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest) -> dict[str, Any]:
+    log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
+            f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
+    mesh = data_mesh({"batch_size": config.data.batch_size, "eval_batch_size": config.data.eval_batch_size})
+    blank = Network.of(build_float(config, dataset))
+    float_network, float_steps = _float_phase(config, folder, dataset, log, stop, blank)
+    model = float_network.model()
+    template = quantize_model(model, quantization_rules(config, model))
+
+    def calibrated() -> Network:
+        log.say(f"calibrating {config.quantized.calibration_batches} batches")
+        calibrate(template, _calibration_batches(config, dataset))
+        return Network.of(template)
+
+    checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn)
+    phase = Phase("quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop)
+    try:
+        network = phase.run(Network.of(template), calibrated, float_network)
+    finally:
+        checkpoints.close()
+    stop.check("before the integers were made; the same command goes on from here")
+
+    log.say("making the integer program and verifying it on the whole test set")
+    quantized = network.model()
+    program = make_program(folder, quantized, dataset)
+    report = compare(quantized, program, dataset, config, stop)
+    summary = {
+        "float": {
+            "top1": evaluate(float_network, dataset, config, mesh)["accuracy"],
+            "bytes": save_weights(folder, "float", float_network),
+        },
+        "fake_quantized": {
+            "top1": evaluate(network, dataset, config, mesh)["accuracy"],
+            "bytes": save_weights(folder, "fake_quantized", network),
+        },
+        "integer": {
+            "top1": integer_accuracy(program, dataset, config),
+            "bytes": folder.program_file.stat().st_size,
+        },
+        **report_fields(report),
+        "dataset": dataset.name,
+        "bits": {"weights": config.quantized.weight_bits, "inputs": config.quantized.input_bits},
+        "method": config.quantized.method,
+        "model": config.model.name,
+        "step": float_steps + phase.steps,
+        "training_seconds": round(sum(line["seconds"] for line in read_metrics(folder) if line["split"] == "test"), 1),
+    }
+    try:
+        write_json(folder.summary_file, summary)
+    except OSError as error:
+        raise UserError(f"cannot write {folder.summary_file}: {error.strerror}") from None
+    broken = broken_promises(report)
+    if broken:
+        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(broken))
+    return summary
+
+
+def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, blank: Network):
+    """Returns the float network and the number of steps of its phase."""
+    source, wanted = folder, config
+    if config.pretraining.start_from is not None:
+        source, wanted = RunFolder.existing(config.pretraining.start_from)
+        changed = differences(as_dict(wanted)["model"], as_dict(config)["model"], "model.")
+        if changed:
+            raise UserError(f"`start_from` must be a run of the same network, but it differs in {', '.join(changed)}")
+    checkpoints = Checkpoints(source.checkpoints("float"), log.warn)
+    settings = dataclasses.replace(wanted.pretraining)
+    phase = Phase("float", wanted, settings, dataset, 0, checkpoints, log, stop)
+    if source is not folder and phase.steps not in checkpoints.steps:
+        raise UserError(f"`start_from` must be a run whose float phase is finished, got {str(source.path)!r}")
+    try:
+        return phase.run(blank, lambda: blank), phase.steps
+    finally:
+        checkpoints.close()
+
+
+def build_float(config: TrainConfig, dataset: Dataset):
+    """Returns the float network with its starting weights."""
+    network = find_network(config.model.name)
+    return network.build(dataset.num_classes, dataset.image_shape[-1], config.model.stem_stride, config.seed)
+
+
+def quantization_rules(config: TrainConfig, model):
+    """Returns the recommended rules of the network for the bits and the method of a config."""
+    settings = config.quantized
+    method = methods.get(settings.method)
+    axis = 3 if settings.per_channel else None
+    weights = QuantSpec(settings.weight_bits, signed=True, channel_axis=axis, method=method)
+    inputs = QuantSpec(settings.input_bits, signed=False, batch_axis=0, method=method)
+    return recommended_rules(model, weights=weights, inputs=inputs)
+
+
+def _calibration_batches(config: TrainConfig, dataset: Dataset):
+    stream = train_batches(dataset, config.data, seed=config.seed)
+    try:
+        for _ in range(config.quantized.calibration_batches):
+            yield next(stream)["image"]
+    finally:
+        stream.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The newest checkpoint of a run.
+
+    Attributes:
+        phase: ``float`` or ``quantized``.
+        step: steps of the run that were done.
+        facts: what was saved beside it.
+        params_sha256: one hash over every leaf.
+        leaves: the arrays by name.
+    """
+
+    phase: str
+    step: int
+    facts: dict[str, Any]
+    params_sha256: str
+    leaves: dict[str, Any]
+
+
+def newest_snapshot(folder: RunFolder) -> Snapshot | None:
+    """Returns the newest good checkpoint of a run's folder; None where there is none."""
+    for phase in reversed(PHASES):
+        checkpoints = Checkpoints(folder.checkpoints(phase))
+        try:
+            for step in checkpoints.steps:
+                loaded = checkpoints.read(step)
+                if not isinstance(loaded, str):
+                    leaves, facts = loaded
+                    return Snapshot(phase, facts["step"], facts, whole_hash(leaves), leaves)
+        finally:
+            checkpoints.close()
+    return None
+
+
+def quantized_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> Network:
+    """Returns the trained quantized network of a run's newest checkpoint.
+
+    Raises:
+        UserError: the run has not reached its quantized phase, or the checkpoint is of another model.
+    """
+    model = build_float(config, dataset)
+    return _from_checkpoint(folder, Network.of(quantize_model(model, quantization_rules(config, model))), "quantized")
+
+
+def float_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> Network:
+    """Returns the trained float network of a run, or of the run that it started from."""
+    source = folder
+    if config.pretraining.start_from is not None:
+        source, _ = RunFolder.existing(config.pretraining.start_from)
+    return _from_checkpoint(source, Network.of(build_float(config, dataset)), "float")
+
+
+def _from_checkpoint(folder: RunFolder, template: Network, phase: str) -> Network:
+    checkpoints = Checkpoints(folder.checkpoints(phase))
+    try:
+        for step in checkpoints.steps:
+            loaded = checkpoints.read(step)
+            if not isinstance(loaded, str):
+                return _filled(template, loaded[0], step)
+    finally:
+        checkpoints.close()
+    raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but there is none yet")
+
+
+def _filled(template: Network, leaves: dict[str, Any], step: int) -> Network:
+    prefix = "train.average." if any(name.startswith("train.average.") for name in leaves) else "train.parameters."
+
+    def filled(arrays, prefix):
+        found = {}
+        for path, like in arrays.items():
+            leaf = leaves.get(prefix + path.replace("/", "."))
+            if leaf is None or leaf.shape != like.shape or leaf.dtype != like.dtype:
+                raise UserError(f"the checkpoint of step {step} is of another model: its {path} does not fit")
+            found[path] = leaf
+        return found
+
+    return Network(template.skeleton, filled(template.parameters, prefix), filled(template.rest, "train.rest."))

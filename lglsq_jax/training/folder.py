@@ -1,0 +1,134 @@
+"""A run's folder: whose config it has, who is using it, and where its files are."""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import read_json, write_json
+from .config import TrainConfig, as_dict, differences, from_dict
+
+_PACKAGES = ("lglsq_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The config as it was resolved, JSON."""
+        return self.path / "config.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and devices of the first start, JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line: ``step``, ``phase``, ``split`` and values."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary_file(self) -> Path:
+        """The results, JSON; its presence says that the run is finished."""
+        return self.path / "summary.json"
+
+    @property
+    def program_file(self) -> Path:
+        """The integer program."""
+        return self.path / "integer" / "program.safetensors"
+
+    def checkpoints(self, phase: str) -> Path:
+        """The folder of a phase's checkpoints."""
+        return self.path / "checkpoints" / phase
+
+    def weights_file(self, kind: str) -> Path:
+        """The ``float`` or ``fake_quantized`` network's arrays as safetensors."""
+        return self.path / "weights" / f"{kind}.safetensors"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.summary_file.exists()
+
+    @classmethod
+    def existing(cls, path: str | os.PathLike) -> tuple["RunFolder", TrainConfig]:
+        """Returns the folder of a run that was started, and its config.
+
+        Raises:
+            UserError: there is no such folder, or it is not a run's.
+        """
+        folder = cls(Path(path))
+        if not folder.path.is_dir():
+            raise UserError(f"the run folder must exist, got {os.fspath(path)!r}, which does not")
+        if not folder.config_file.exists():
+            raise UserError(f"the run folder must hold config.json, but {os.fspath(path)!r} has none; is it a run?")
+        return folder, from_dict(read_json(folder.config_file))
+
+    @contextlib.contextmanager
+    def claimed(self, config: TrainConfig) -> Iterator[None]:
+        """Makes the folder, or checks that it is of the same config, and keeps other processes out meanwhile.
+
+        Raises:
+            UserError: it has another config (the differing fields are named), is not a run's, cannot be made, or
+                another process is using it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.config_file.exists() and any(entry.name != "run.lock" for entry in self.path.iterdir()):
+                raise UserError(f"the run folder must be new or a run's, but {self.path} holds other files")
+            lock = (self.path / "run.lock").open("a")
+        except OSError as error:
+            raise UserError(f"cannot use the run folder {self.path}: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"the run folder {self.path} is in use by another process") from None
+            self._settle(config)
+            yield
+
+    def _settle(self, config: TrainConfig) -> None:
+        wanted = as_dict(config)
+        if self.config_file.exists():
+            changed = differences(read_json(self.config_file), wanted)
+            if changed:
+                raise UserError(
+                    f"the run folder {self.path} belongs to another config, which differs in {', '.join(changed)}; "
+                    "name another folder with --run-dir"
+                )
+        try:
+            if not self.environment_file.exists():
+                write_json(self.environment_file, environment())
+            write_json(self.config_file, wanted)
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a result may depend on: versions, machine, devices."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "devices": f"{jax.device_count()} {device.platform} ({device.device_kind})",
+        "command": sys.argv,
+    }

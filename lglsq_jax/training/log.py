@@ -1,0 +1,130 @@
+"""What a run says while it runs: ``metrics.jsonl``, TensorBoard events, and lines or a progress bar for people."""
+
+import json
+import math
+import sys
+from typing import Any
+
+import rich.console
+import rich.progress
+
+from ..errors import UserError
+from ..files import write_whole
+from .folder import RunFolder
+
+
+class RunLog:
+    """Writes metrics to files and sentences to people. Use it as a context manager.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self._file = None
+        self._events = None
+        self._console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.end_phase()
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def say(self, text: str) -> None:
+        """Shows people a line: above the bar on a terminal, plainly elsewhere."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stdout, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Shows people a warning, on standard error."""
+        self._console.print(f"warning: {text}", markup=False)
+
+    def begin_phase(self, phase: str, first_step: int, done: int, steps: int, *, resumed: bool) -> None:
+        """Takes back the metrics of this phase that are later than its checkpoint, and starts the progress bar."""
+        if self._file is not None:
+            self._file.close()
+        last = first_step + done if resumed else -1
+        kept = [line for line in read_metrics(self._folder) if line["phase"] != phase or line["step"] <= last]
+        try:
+            write_whole(self._folder.metrics_file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self._file = self._folder.metrics_file.open("a")
+        except OSError as error:
+            raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
+        if self._events is None:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self._folder.path / "tensorboard"), purge_step=first_step + done + 1)
+        if self._console.is_terminal:
+            self._progress = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[status]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(phase, total=steps, completed=done, status="")
+            self._progress.start()
+
+    def end_phase(self) -> None:
+        """Takes the progress bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def advance(self, done: int, status: str) -> None:
+        """Moves the progress bar."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, status=status)
+
+    def metrics(self, step: int, phase: str, split: str, values: dict[str, Any]) -> None:
+        """Writes one line of metrics; values are numbers or nested dictionaries of numbers."""
+        assert self._file is not None and self._events is not None
+        try:
+            self._file.write(json.dumps({"step": step, "phase": phase, "split": split, **values}) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
+        for name, value in _flat(values):
+            if math.isfinite(value):
+                self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Brings all metrics so far to disk."""
+        if self._file is not None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """Returns the lines of ``metrics.jsonl``; a line that a killed process left unfinished is passed over."""
+    found = []
+    if folder.metrics_file.exists():
+        for text in folder.metrics_file.read_text(errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and {"step", "phase", "split"} <= line.keys():
+                found.append(line)
+    return found
+
+
+def _flat(values: dict[str, Any], prefix: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
