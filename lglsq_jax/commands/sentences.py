@@ -45,6 +45,7 @@ def _sentence(box: str, prog: str) -> str:
     text = re.sub(r"^Unrecognized options: ([^,]*).*$", r"there is no option \1", text)
     text = re.sub(r"^Error parsing (\S+): (.*)$", r"`\1` cannot be read: \2", text)
     text = re.sub(r"^Missing value for argument '(\S+)'.*$", r"`\1` must have a value, got none", text)
+    text = re.sub(r"^Missing from .*: (\S+) .*$", r"\1 must be given, got nothing", text)
     close = [found.group() for found in (re.match(r"--[\w.-]+", line) for line in rest) if found]
     if close and text.startswith("there is no option"):
         text += f"; did you mean {close[0]}?"

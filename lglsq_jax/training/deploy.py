@@ -45,6 +45,20 @@ def make_program(folder: RunFolder, model: nnx.Module, dataset: Dataset) -> Inte
     return load(path)
 
 
+def load_program(folder: RunFolder) -> IntegerProgram:
+    """Reads a run's integer program.
+
+    Raises:
+        UserError: there is none yet, or the file is damaged.
+    """
+    if not folder.program_file.exists():
+        raise UserError(
+            f"the run {folder.path} must have an integer program, but there is none yet; finish it with train.py, or "
+            f"make one with: python -m lglsq_jax lower {folder.path}"
+        )
+    return load(folder.program_file)
+
+
 def test_images(dataset: Dataset, config: TrainConfig, stop: StopRequest | None = None) -> Iterator[dict[str, Any]]:
     """Yields the test set as ``image`` and ``label``, the last batch at its true size."""
     for batch in eval_batches(dataset, config.data):

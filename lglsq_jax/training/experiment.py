@@ -9,6 +9,7 @@ from ..convert import calibrate, quantize_model
 from ..data import Dataset, open_dataset, train_batches
 from ..errors import UserError
 from ..files import read_json, write_json
+from ..inspection import Plan, plan
 from ..models import recommended_rules
 from ..spec import QuantSpec
 from .checkpoints import Checkpoints, whole_hash
@@ -62,8 +63,7 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
     log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
     mesh = data_mesh({"batch_size": config.data.batch_size, "eval_batch_size": config.data.eval_batch_size})
-    blank = Network.of(build_float(config, dataset))
-    float_network, float_steps = _float_phase(config, folder, dataset, log, stop, blank)
+    float_network, float_steps = _float_phase(config, folder, dataset, log, stop)
     model = float_network.model()
     template = quantize_model(model, quantization_rules(config, model))
 
@@ -115,7 +115,7 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
     return summary
 
 
-def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, blank: Network):
+def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest):
     """Returns the float network and the number of steps of its phase."""
     source, wanted = folder, config
     if config.pretraining.start_from is not None:
@@ -129,7 +129,8 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
     if source is not folder and phase.steps not in checkpoints.steps:
         raise UserError(f"`start_from` must be a run whose float phase is finished, got {str(source.path)!r}")
     try:
-        return phase.run(blank, lambda: blank), phase.steps
+        blank = Network.of(blank_float(config, dataset))
+        return phase.run(blank, lambda: Network.of(build_float(config, dataset))), phase.steps
     finally:
         checkpoints.close()
 
@@ -138,6 +139,12 @@ def build_float(config: TrainConfig, dataset: Dataset):
     """Returns the float network with its starting weights."""
     network = find_network(config.model.name)
     return network.build(dataset.num_classes, dataset.image_shape[-1], config.model.stem_stride, config.seed)
+
+
+def blank_float(config: TrainConfig, dataset: Dataset):
+    """Returns the float network with zeros for weights: a structure to fill."""
+    network = find_network(config.model.name)
+    return network.blank(dataset.num_classes, dataset.image_shape[-1], config.model.stem_stride)
 
 
 def quantization_rules(config: TrainConfig, model):
@@ -193,13 +200,30 @@ def newest_snapshot(folder: RunFolder) -> Snapshot | None:
     return None
 
 
+def quantization_plan(config: TrainConfig, snapshot: Snapshot | None) -> Plan:
+    """Returns the plan of a run's network, from its config and its newest checkpoint alone: no data are read."""
+    leaves = snapshot.leaves if snapshot else {}
+
+    def shape(name: str) -> tuple[int, ...] | None:
+        return leaves[name].shape if name in leaves else None
+
+    stem, head = shape("train.parameters.conv1.kernel"), shape("train.parameters.fc.kernel")
+    network = find_network(config.model.name)
+    channels, classes = stem[-2] if stem else 3, head[-1] if head else 10
+    model = network.blank(classes, channels, config.model.stem_stride)
+    quantized = quantize_model(model, quantization_rules(config, model))
+    if snapshot is None or snapshot.phase != "quantized":
+        return plan(quantized)
+    return plan(_filled(Network.of(quantized), leaves, snapshot.step).model())
+
+
 def quantized_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> Network:
     """Returns the trained quantized network of a run's newest checkpoint.
 
     Raises:
         UserError: the run has not reached its quantized phase, or the checkpoint is of another model.
     """
-    model = build_float(config, dataset)
+    model = blank_float(config, dataset)
     return _from_checkpoint(folder, Network.of(quantize_model(model, quantization_rules(config, model))), "quantized")
 
 
@@ -208,7 +232,7 @@ def float_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> N
     source = folder
     if config.pretraining.start_from is not None:
         source, _ = RunFolder.existing(config.pretraining.start_from)
-    return _from_checkpoint(source, Network.of(build_float(config, dataset)), "float")
+    return _from_checkpoint(source, Network.of(blank_float(config, dataset)), "float")
 
 
 def _from_checkpoint(folder: RunFolder, template: Network, phase: str) -> Network:

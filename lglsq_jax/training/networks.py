@@ -29,6 +29,16 @@ class Network:
             num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **stride
         )
 
+    def blank(self, num_classes: int, in_channels: int, stem_stride: int):
+        """Returns the model with zeros for weights, at once: drawing them takes seconds of compiling."""
+        import jax
+        import numpy as np
+        from flax import nnx
+
+        shapes = nnx.eval_shape(lambda: self.build(num_classes, in_channels, stem_stride, 0))
+        graph, state = nnx.split(shapes)
+        return nnx.merge(graph, jax.tree.map(lambda leaf: jax.numpy.asarray(np.zeros(leaf.shape, leaf.dtype)), state))
+
 
 NETWORKS = {
     network.name: network

@@ -1,0 +1,8 @@
+"""``python -m lglsq_jax {lower,verify,evaluate,inspect} RUN``."""
+
+import sys
+
+from .commands.runs import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Commands on a run's folder: make its integers again, verify, evaluate and inspect them."""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from ..errors import UserError
+from .sentences import answer, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command found.
+
+    Attributes:
+        fields: for machines, with ``--json``.
+        text: for people.
+        failed: what went wrong although the command ran; empty where nothing did.
+    """
+
+    fields: dict[str, Any]
+    text: str
+    failed: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command's name, its line in ``--help``, and the module function behind it."""
+
+    name: str
+    meaning: str
+    run: Callable[[str], Result]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs ``python -m lglsq_jax`` and returns its exit status: 1 where verification failed, 2 after a user's error."""
+    return answer(lambda: _dispatch(list(arguments)))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m lglsq_jax COMMAND RUN [--json]\n\nRUN is a run's folder, as train.py made it.\n")
+        for command in COMMANDS.values():
+            print(f"  {command.name.ljust(10)}{command.meaning}")
+        if not arguments:
+            raise UserError(f"COMMAND must be given first, one of {', '.join(COMMANDS)}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"COMMAND must be one of {', '.join(COMMANDS)}, got {name!r}{hint}")
+    command = COMMANDS[name]
+    given = parse(_options(), rest, prog=f"python -m lglsq_jax {name}", description=command.meaning)
+    result = command.run(given.run)
+    print(json.dumps(result.fields, indent=2) if given.json else result.text)
+    if result.failed:
+        print(f"FAILED: {result.failed}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _options():
+    import tyro
+
+    run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Folder of the run.", metavar="RUN")]
+    machine = Annotated[
+        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print JSON for machines instead of text for people.")
+    ]
+    return dataclasses.make_dataclass("Options", [("run", run), ("json", machine, dataclasses.field(default=False))])
+
+
+def _lower(run: str) -> Result:
+    from ..data import open_dataset
+    from ..training.deploy import make_program
+    from ..training.experiment import quantized_network
+    from ..training.folder import RunFolder
+
+    folder, config = RunFolder.existing(run)
+    dataset = open_dataset(config.data)
+    program = make_program(folder, quantized_network(folder, config, dataset).model(), dataset)
+    summary = program.summary()
+    fields = {
+        "program": str(folder.program_file),
+        "bytes": folder.program_file.stat().st_size,
+        "weight_bytes": summary.weight_bytes,
+        "multiply_adds": summary.multiply_adds,
+        "layers": [dataclasses.asdict(row) for row in summary.rows],
+    }
+    return Result(fields, f"{summary}\nsaved {fields['program']}, {fields['bytes']:,} bytes")
+
+
+def _verify(run: str) -> Result:
+    from ..data import open_dataset
+    from ..training.deploy import broken_promises, compare, load_program, report_fields
+    from ..training.experiment import quantized_network
+    from ..training.folder import RunFolder
+
+    folder, config = RunFolder.existing(run)
+    program = load_program(folder)
+    dataset = open_dataset(config.data)
+    report = compare(quantized_network(folder, config, dataset).model(), program, dataset, config)
+    return Result(report_fields(report), str(report), "; ".join(broken_promises(report)))
+
+
+def _evaluate(run: str) -> Result:
+    from ..data import open_dataset
+    from ..training.deploy import integer_accuracy, load_program
+    from ..training.experiment import float_network, quantized_network
+    from ..training.folder import RunFolder
+    from ..training.phase import evaluate
+    from ..training.step import data_mesh
+
+    folder, config = RunFolder.existing(run)
+    program = load_program(folder)
+    dataset = open_dataset(config.data)
+    mesh = data_mesh({"eval_batch_size": config.data.eval_batch_size})
+    top1 = {
+        "float": evaluate(float_network(folder, config, dataset), dataset, config, mesh)["accuracy"],
+        "fake_quantized": evaluate(quantized_network(folder, config, dataset), dataset, config, mesh)["accuracy"],
+        "integer": integer_accuracy(program, dataset, config),
+    }
+    lines = [f"top-1 on the {len(dataset.test):,} test images of {dataset.name}"]
+    lines += [f"{name.replace('_', '-'):16}{100 * value:6.2f} %" for name, value in top1.items()]
+    return Result({"top1": top1, "samples": len(dataset.test)}, "\n".join(lines))
+
+
+def _inspect(run: str) -> Result:
+    from ..training.config import as_dict
+    from ..training.experiment import newest_snapshot, quantization_plan
+    from ..training.folder import RunFolder
+
+    folder, config = RunFolder.existing(run)
+    snapshot = newest_snapshot(folder)
+    fields = {
+        "step": snapshot.step if snapshot else 0,
+        "phase": snapshot.phase if snapshot else "float",
+        "finished": folder.finished,
+        "params_sha256": snapshot.params_sha256 if snapshot else None,
+        "config": as_dict(config),
+    }
+    plan = quantization_plan(config, snapshot)
+    state = "finished" if folder.finished else f"in its {fields['phase']} phase"
+    lines = [f"{run}: {state}, step {fields['step']}", f"params_sha256 {fields['params_sha256']}", "", str(plan)]
+    fields["layers"] = [
+        {
+            "path": row.path,
+            "kind": row.kind,
+            "kernel_shape": list(row.kernel_shape),
+            "weight_bits": row.weights.bits if row.weights else None,
+            "input_bits": row.inputs.bits if row.inputs else None,
+        }
+        for row in plan.rows
+    ]
+    return Result(fields, "\n".join(lines))
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("lower", "make the integer program from the newest checkpoint and show its layers", _lower),
+        Command("verify", "compare the integer program with the quantized network on the whole test set", _verify),
+        Command("evaluate", "top-1 of the float, the fake-quantized and the integer network", _evaluate),
+        Command("inspect", "step, hash of all parameters, config and the plan of what is quantized how", _inspect),
+    )
+}
