@@ -58,7 +58,7 @@ def build(kind: str, options: argparse.Namespace, images) -> nnx.Module:
 
 
 def compile_step(model: nnx.Module, images, labels):
-    """Returns the compiled step ``(state, moments, images, labels, progress) -> (state, moments, loss)`` and its start."""
+    """Returns the compiled ``(state, moments, images, labels, progress) -> (state, moments, loss)`` and its start."""
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.sgd(0.1, momentum=0.9)
 
@@ -81,7 +81,7 @@ def compile_step(model: nnx.Module, images, labels):
 
 def main():
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--method", default="lg_lsq")
     parser.add_argument("--bits", type=int, default=4)

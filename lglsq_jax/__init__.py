@@ -6,6 +6,7 @@ turns a trained model into a program of integer operations. See ``docs/tutorial.
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,7 @@ _MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "trainin
 __all__ = [*_WHERE, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that ``--help`` does not wait for JAX."""
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -81,9 +82,9 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
             if id(child) not in replaced:
                 continue
             if isinstance(name, int):
-                parent[name] = replaced[id(child)]
+                cast(nnx.List, parent)[name] = replaced[id(child)]
             else:
-                setattr(parent, name, replaced[id(child)])
+                setattr(parent, str(name), replaced[id(child)])
     left = [path for path, layer in products(model) if id(layer) in replaced]
     if left:
         raise ValueError(f"cannot replace the layers {', '.join(left)}: hold them as attributes or in an nnx.List")
@@ -126,7 +127,7 @@ def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = Non
     r"""Sets every scale of ``model``, in place, from its weights and from the inputs its layers see.
 
     The model runs in float, in evaluation mode. A layer's input scale is the mean over batches of ``init_scale`` (the
-    largest, for ``how="max"``). A learned offset (LSQ+) starts at the smallest input of an unsigned quantizer and at the
+    largest, for ``how="max"``). An offset (LSQ+) starts at the smallest input of an unsigned quantizer and at the
     middle of the range of a signed one.
 
     Args:
@@ -169,7 +170,8 @@ def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = Non
         except ValueError as error:
             raise ValueError(f"cannot calibrate layer {path!r}: {error}") from None
         negative = [float(observed[path].negative) for observed in seen if path in observed and observed[path].calls]
-        if negative and layer.input_offset is None and not layer.inputs.signed and np.mean(negative) > 0.01:
+        cut_at_zero = layer.inputs is not None and not layer.inputs.signed and layer.input_offset is None
+        if negative and cut_at_zero and np.mean(negative) > 0.01:
             share = 100 * np.mean(negative)
             warnings.warn(
                 f"{share:.0f} % of the inputs of layer {path!r} are negative and its unsigned quantizer makes them 0; "

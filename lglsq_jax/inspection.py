@@ -146,9 +146,9 @@ def _statistics(graph, state, inputs):
     found = {}
     for path, layer in quantized_layers(model):
         found[path] = values = {}
-        if layer.weights is not None:
+        if layer.weights is not None and layer.weight_scale is not None:
             _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
-        if layer.inputs is not None and calls[path]:
+        if layer.inputs is not None and layer.input_scale is not None and calls[path]:
             x = calls[path][0]
             if layer.input_offset is not None:
                 x = x - layer.input_offset[...]

@@ -1,8 +1,10 @@
 """Convolution and linear layers that own their scales: nnx's own layers with the product replaced."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -38,6 +40,7 @@ class _Quantized:
     progress: Progress
     observer: Callable[[Array], bool] | None = None  # on temporary copies only: sees inputs; True runs in float
     kernel: nnx.Param
+    dtype: Any
 
     def _add_quantizers(self, weights: QuantSpec | None, inputs: QuantSpec | None) -> None:
         for name, spec in (("weights", weights), ("inputs", inputs)):
@@ -115,9 +118,9 @@ class _Quantized:
         try:
             if self.weight_scale is not None and self.input_scale is not None:
                 return fused_product(x, kernel, self.input_scale[...], self.weight_scale[...], offset, progress)
-            if self.input_scale is not None:
+            if self.inputs is not None and self.input_scale is not None:
                 x = fake_quantize(x, self.input_scale[...], self.inputs, offset, progress)
-            if self.weight_scale is not None:
+            if self.weights is not None and self.weight_scale is not None:
                 kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, progress)
         except ValueError as error:
             if self._known_uncalibrated():
@@ -213,6 +216,7 @@ class QuantConv(_Quantized, nnx.Conv):
             )
 
         def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
+            assert self.inputs is not None and self.weights is not None
             window = Window.resolve(
                 x.shape, kernel.shape, strides, padding, lhs_dilation, rhs_dilation, feature_group_count
             )
@@ -274,6 +278,7 @@ class QuantLinear(_Quantized, nnx.Linear):
             )
 
         def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
+            assert self.inputs is not None and self.weights is not None
             return quantized_matmul(
                 x if preferred_element_type is None else x.astype(preferred_element_type),
                 kernel,

@@ -3,16 +3,17 @@
 import functools
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from .gradients import QuantizerContext
 from .primitives import quantize_codes
 from .spec import QuantSpec
 
 
-def quantize(x: Float[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec) -> Int[Array, "*shape"]:
+def quantize(x: Float[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec) -> Integer[Array, "*shape"]:
     r"""Returns the integer codes of ``x``: :math:`q = \operatorname{clip}(\operatorname{round}(x / s), Q_n, Q_p)`.
 
     Args:
@@ -36,7 +37,9 @@ def quantize(x: Float[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: Qu
     return float_codes(x, scale, None, spec).astype(spec.code_dtype)
 
 
-def dequantize(codes: Int[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec) -> Float[Array, "*shape"]:
+def dequantize(
+    codes: Integer[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec
+) -> Float[Array, "*shape"]:
     r"""Returns :math:`\hat x = s \, q`, in the scale's dtype (computed in float32).
 
     Args:
@@ -145,7 +148,7 @@ def quantizer_gradients(
     return (
         spec.method.input_gradient(context).astype(x.dtype),
         shaped(scale_gradient, scale),
-        None if offset is None else shaped(offset_gradient, offset),
+        None if offset is None or offset_gradient is None else shaped(offset_gradient, offset),
     )
 
 

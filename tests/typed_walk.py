@@ -34,8 +34,7 @@ def walk_numerics():
         for how in ("mse", "lsq", "max"):
             scale = lq.init_scale(x, spec, how=how)
         assert lq.fake_quantize(x, scale, spec).shape == x.shape
-        if spec.signed:
-            lq.dequantize(lq.quantize(x, scale, spec), scale, spec)
+        lq.dequantize(lq.quantize(x, scale, spec), scale, spec)
         for name in ("ste", "lsq", "llsq", "ewgs", "lg_lsq"):
             rules = lq.QuantSpec(4, signed=spec.signed, channel_axis=spec.channel_axis, method=lq.methods.get(name))
             jax.eval_shape(jax.grad(lambda x, s, rules=rules: lq.fake_quantize(x, s, rules).sum(), (0, 1)), x, scale)

@@ -123,9 +123,13 @@ class QuantizerContext:
         scale = self.scale.reshape(())
 
         def part(index):
-            cut = (lax.dynamic_index_in_dim(tensor, index, 1, keepdims=False) for tensor in (gradient, values))
+            def cut(tensor):
+                return lax.dynamic_index_in_dim(tensor, index, 1, keepdims=False)
+
             return terms(
-                QuantizerContext(*cut, scale, self.minimum, self.maximum, self.elements, (0, 1), self.progress)
+                QuantizerContext(
+                    cut(gradient), cut(values), scale, self.minimum, self.maximum, self.elements, (0, 1), self.progress
+                )
             )
 
         totals = lax.fori_loop(1, slices, lambda i, sums: tuple(map(operator.add, sums, part(i))), part(0))

@@ -57,9 +57,9 @@ class LSQScale:
 
 @dataclasses.dataclass(frozen=True)
 class LLSQScale:
-    r"""Learned linear symmetric: compares the squared error at ``s/2``, ``s`` and ``2s`` and moves to the smallest.
+    r"""Learned linear symmetric: compares the squared error at ``s/2``, ``s`` and ``2s`` and goes to the smallest.
 
-    The gradient is :math:`+s^2` where ``s/2`` is best, :math:`-s^2` where ``2s`` is best and 0 otherwise (also on ties).
+    The gradient is :math:`+s^2` where ``s/2`` is best, :math:`-s^2` where ``2s`` is best and 0 otherwise (and on ties).
 
     References: Zhao et al., "Linear Symmetric Quantization of Neural Networks for Low-precision Integer Hardware",
     ICLR 2020, section 3.
@@ -86,7 +86,7 @@ class LLSQScale:
 
 @dataclasses.dataclass(frozen=True)
 class ScaleDirection:
-    r"""Which way the quantization error wants the scale to go, in [-1, 1]; positive means smaller. A rule by itself too.
+    r"""Which way the quantization error wants the scale to go, in [-1, 1]; positive means smaller. Also a rule itself.
 
     .. math:: d = \operatorname{clip}\left(\frac{\langle \hat x - x, \hat x \rangle}{\|\hat x - x\|^2}, -1, 1\right)
         = \tfrac12 \, \partial \log \|\hat x - x\|^2 / \partial \log s \text{ with the codes held fixed.}

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, Int32
+from jaxtyping import Array, Int32, Integer
 
 from .window import Window, convolve, convolve_depthwise
 
@@ -10,8 +10,8 @@ _SHIFT = 128  # moves unsigned 8-bit codes into int8
 
 
 def convolve_int32(
-    codes: Int[Array, "n *spatial c"],
-    kernel: Int[Array, "*taps i o"],
+    codes: Integer[Array, "n *spatial c"],
+    kernel: Integer[Array, "*taps i o"],
     window: Window,
     code_maximum: int,
 ) -> Int32[Array, "n *out o"]:
@@ -41,7 +41,7 @@ def convolve_int32(
 
 
 def multiply_int32(
-    codes: Int[Array, "*batch k"], kernel: Int[Array, "k o"], code_maximum: int
+    codes: Integer[Array, "*batch k"], kernel: Integer[Array, "k o"], code_maximum: int
 ) -> Int32[Array, "*batch o"]:
     """Returns the matrix product of integer codes over the last axis, exactly; ranges as in ``convolve_int32``."""
     kernel = kernel.astype(jnp.int8)

@@ -105,4 +105,5 @@ def convolve_depthwise(
         )
         term = shifted * kernel[(*index, 0)].astype(result)
         total = term if total is None else total + term
+    assert total is not None
     return total
