@@ -55,7 +55,8 @@ def codes(grid: Grid, x, scale, offset=None):
 
 def soft_round_slope(k: float, v):
     """``A / (1 + k^2 (v - floor(v) - 1/2)^2)`` with ``A = (k/2) / arctan(k/2)``."""
-    gain = 1.0 if k == 0 else (k / 2) / math.atan(k / 2)
+    half = k / 2  # 0 also where k is the smallest subnormal number
+    gain = half / math.atan(half) if half else 1.0
     return gain / (1 + k**2 * (v - np.floor(v) - 0.5) ** 2)
 
 
