@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float, Integer
 
 from .observe import layer_inputs
 from .paths import products, quantized_layers
@@ -107,7 +107,7 @@ def check_scales(model: nnx.Module) -> None:
             raise ValueError(f"the input offset of layer {path!r} must be finite, got {layer.input_offset[...]}")
 
 
-def weight_codes(model: nnx.Module) -> dict[str, Int8[Array, "..."]]:
+def weight_codes(model: nnx.Module) -> dict[str, Integer[Array, "..."]]:
     """Returns the integer codes of every quantized kernel, by layer path.
 
     Raises:

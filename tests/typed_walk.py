@@ -55,6 +55,12 @@ def walk_networks():
         nnx.eval_shape(lambda model, x: model(x), model, images)
 
 
+def walk_codes():
+    layer = lq.QuantLinear(4, 2, weights=lq.QuantSpec(7, signed=False), rngs=nnx.Rngs(0))
+    layer.set_scales(weights=0.1)
+    assert lq.weight_codes(layer)[""].dtype == jnp.uint8
+
+
 def a_wrong_type_is_seen():
     try:
         lq.quantize("not an array", jnp.float32(1.0), lq.QuantSpec(4))
@@ -67,5 +73,6 @@ def a_wrong_type_is_seen():
 if __name__ == "__main__":
     a_wrong_type_is_seen()
     walk_numerics()
+    walk_codes()
     walk_networks()
     print("annotations hold")
