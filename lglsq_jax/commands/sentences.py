@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,10 +23,10 @@ def parse(kind: type[T], arguments: Sequence[str], *, default: T | None = None, 
     import tyro
 
     said = io.StringIO()
-    given = {} if default is None else {"default": default}
+    start = tyro.MISSING_NONPROP if default is None else default
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(arguments), prog=prog, description=description or None, **given)
+            return tyro.cli(kind, args=list(arguments), prog=prog, description=description or None, default=start)
     except SystemExit as exit:
         if not exit.code:
             raise
@@ -34,7 +35,8 @@ def parse(kind: type[T], arguments: Sequence[str], *, default: T | None = None, 
 
 def _sentence(box: str, prog: str) -> str:
     """Returns what tyro says in a box as one sentence."""
-    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()[1:-1]]
+    lines = [re.sub(r"[│╭╮╰╯─]|-{4,}", " ", line).strip() for line in box.splitlines()]
+    lines = lines[2:] if lines[1:2] == [""] else lines[1:]  # below the title, which has a rule of its own in ASCII
     first, rest = [], iter(lines)
     for line in rest:
         if not line:
@@ -54,6 +56,8 @@ def _sentence(box: str, prog: str) -> str:
 
 def answer(command: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status: 2 after a ``UserError``, 128 plus the signal after a stop."""
+    # Threads of orbax and tensorstore log the failure of a write with tracebacks of their own; the sentence says it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return command() or 0
     except UserError as error:

@@ -1,8 +1,11 @@
 """Checkpoints with orbax: whole, checked leaf by leaf, and never of another model unnoticed."""
 
+import errno
 import hashlib
 import os
+import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +56,12 @@ class Checkpoints:
             facts=ocp.args.JsonSave(facts),  # pyright: ignore[reportCallIssue]
         )
         try:
+            self._check_room(sum(leaf.nbytes for leaf in leaves.values()))
             manager = self._open(create=True)
             manager.save(step, args=arguments)
             manager.wait_until_finished()
         except Exception as error:  # orbax and tensorstore raise many kinds
-            reason = _first_line(error)
+            reason = _reason(error)
             raise UserError(
                 f"cannot save the checkpoint of step {step} to {self.folder}: {reason}; earlier checkpoints are kept"
             ) from error
@@ -122,6 +126,16 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
+    def _check_room(self, size: int) -> None:
+        """Raises ``OSError`` where a file of ``size`` bytes does not fit: better now than in tensorstore's threads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot reserve
+                    raise
+
     def _open(self, *, create: bool = False) -> ocp.CheckpointManager:
         if self._manager is None:
             self._manager = ocp.CheckpointManager(
@@ -184,6 +198,12 @@ def _check_same(wanted: dict[str, Any], found: dict[str, np.ndarray], step: int)
                 f"the checkpoint of step {step} is of another model: {name} must be {want.dtype} {list(want.shape)}, "
                 f"got {leaf.dtype} {list(leaf.shape)}"
             )
+
+
+def _reason(error: BaseException) -> str:
+    """Returns the system's own word for what went wrong, where there is one in the text."""
+    code = getattr(error, "errno", None) or next(iter(re.findall(r"os_error_code='(\d+)'", str(error))), None)
+    return os.strerror(int(code)) if code else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

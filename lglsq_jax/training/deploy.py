@@ -34,7 +34,7 @@ def save_weights(folder: RunFolder, kind: str, network: Network) -> int:
 
 def make_program(folder: RunFolder, model: nnx.Module, dataset: Dataset) -> IntegerProgram:
     """Lowers a model in evaluation mode, saves the program, and returns it as it was read back from the file."""
-    example = np.zeros((1, *dataset.image_shape), np.float32)
+    example = jax.numpy.zeros((1, *dataset.image_shape))
     program = lower(model, example)
     path = folder.program_file
     try:

@@ -1,5 +1,6 @@
 """One optimizer with three groups: kernels, what has no weight decay, and scales."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
@@ -39,7 +40,7 @@ def make_optimizer(
     own = getattr(phase, "scale_learning_rate", None)
     scale_rate = rate if own is None else make_schedule(phase, own, steps, steps_per_epoch)
     sgd = optax.sgd(rate, momentum=phase.momentum, nesterov=True)
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "kernel": optax.chain(optax.add_decayed_weights(phase.weight_decay), sgd),
         "plain": sgd,
         "scale": optax.chain(

@@ -209,7 +209,7 @@ class Phase:
     def _layers(self, network: Network) -> dict[str, dict[str, float]]:
         first = next(iter(eval_batches(self.dataset, self.config.data)))
         whole = Network(network.skeleton, *map(_on_one_device, (network.parameters, network.rest)))
-        return layer_statistics(whole.model(), first["image"][first["mask"]][:256])
+        return layer_statistics(whole.model(), jax.numpy.asarray(first["image"][first["mask"]][:256]))
 
     def _save(self, state: TrainState, codes: dict[str, np.ndarray], done: int) -> None:
         if done in self.checkpoints.steps:

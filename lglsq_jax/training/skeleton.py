@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key, Shaped
 
@@ -57,7 +58,7 @@ def _arrays(variables: dict[tuple, nnx.Variable]) -> Arrays:
 def _state(variables: dict[tuple, nnx.Variable], arrays: Arrays) -> nnx.State:
     def value(path, variable):
         array, like = arrays[join(path)], variable[...]
-        if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
         return variable.replace(array)
 
@@ -66,4 +67,4 @@ def _state(variables: dict[tuple, nnx.Variable], arrays: Arrays) -> nnx.State:
 
 def _plain(array: Shaped[Array, "..."] | Key[Array, "..."]) -> Shaped[Array, "..."]:
     """A random key as the numbers in it, which can be saved."""
-    return jax.random.key_data(array) if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else array
+    return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array

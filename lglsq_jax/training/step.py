@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,9 @@ def initial_state(
     parameters: Arrays, rest: Arrays, optimizer: optax.GradientTransformation, *, averaged: bool
 ) -> TrainState:
     """Returns the state before the first step of a phase; its buffers are its own, since a step takes them over."""
-    copies = [jax.tree.map(jnp.copy, tree) for tree in (parameters, rest)]
+    own, rest = (jax.tree.map(jnp.copy, tree) for tree in (parameters, rest))
     average = jax.tree.map(jnp.copy, parameters) if averaged else {}
-    return TrainState(jnp.zeros((), jnp.int32), *copies, optimizer.init(copies[0]), average)
+    return TrainState(jnp.zeros((), jnp.int32), own, rest, optimizer.init(own), average)
 
 
 def data_mesh(batch_sizes: dict[str, int]) -> Mesh:
@@ -93,6 +93,7 @@ def make_train_step(
         teacher: a float network whose predictions are compared; None without distillation.
     """
     share = getattr(phase, "distillation", 0.0) if teacher is not None else 0.0
+    temperature = getattr(phase, "temperature", 1.0)
     decay = getattr(phase, "ema_decay", 0.0)
 
     def loss_of(parameters, rest, progress, batch, teacher_arrays):
@@ -106,7 +107,7 @@ def make_train_step(
         if share and teacher is not None:
             network = teacher[0].model(*teacher_arrays)
             network.eval()
-            loss = (1 - share) * loss + share * distillation(logits, network(batch["image"]), phase.temperature)
+            loss = (1 - share) * loss + share * distillation(logits, network(batch["image"]), temperature)
         return loss, (logits, skeleton.arrays(model)[1])
 
     def step(state: TrainState, batch, teacher_arrays):
@@ -115,7 +116,7 @@ def make_train_step(
             state.parameters, state.rest, progress, batch, teacher_arrays
         )
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
+        parameters = cast(Arrays, optax.apply_updates(state.parameters, updates))
         average = jax.tree.map(
             lambda old, new: decay * old + (1 - decay) * new, state.average, parameters if decay else {}
         )

@@ -1,0 +1,272 @@
+"""The command line: what commands print, and every mistake as one sentence with exit status 2."""
+
+import gzip
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lglsq_jax as lq
+from lglsq_jax.training.folder import RunFolder
+from tests.short_run import ROOT, SHORT
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+def idx_folder(folder: Path, *, size: int = 8, test_size: int = 8) -> Path:
+    folder.mkdir()
+    for part, count, side in (("train", 40, size), ("t10k", 20, test_size)):
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", np.zeros((count, side, side)))
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", np.arange(count) % 4)
+    return folder
+
+
+def cut_images(folder: Path) -> Path:
+    file = folder / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    return folder
+
+
+def npz(path: Path, **changes) -> Path:
+    labels = np.arange(40) % 4
+    arrays = {
+        "train_images": np.zeros((40, 8, 8, 1), np.uint8),
+        "train_labels": labels,
+        "test_images": np.zeros((20, 8, 8, 1), np.uint8),
+        "test_labels": labels[:20],
+    }
+    np.savez(path, **{**arrays, **changes})
+    return path
+
+
+def missing_class(path: Path) -> Path:
+    return npz(path, train_labels=np.array([0, 1, 3, 3] * 10))
+
+
+def foreign(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "holiday.jpg").write_text("not ours")
+    return folder
+
+
+def npz_run(file: Path) -> list:
+    return ["digits", "--data.source", "npz", "--data.path", file, "--data.batch-size", 10]
+
+
+TRAIN_ERRORS = {
+    "no config": (lambda tmp: [], "CONFIG must be given"),
+    "unknown config": (lambda tmp: ["digts"], "did you mean digits"),
+    "missing config file": (lambda tmp: [tmp / "mine.py"], "does not exist"),
+    "flag before config": (lambda tmp: ["--seed", "1", "digits"], "CONFIG must come first"),
+    "wrong flag": (lambda tmp: ["digits", "--quantized.epohcs", "3"], "did you mean --quantized.epochs"),
+    "flag without value": (lambda tmp: ["digits", "--seed"], "must have a value"),
+    "value of another kind": (lambda tmp: ["digits", "--quantized.epochs", "many"], "'many'"),
+    "bits out of range": (lambda tmp: ["digits", "--quantized.weight-bits", "9"], "between 2 and 8, got 9"),
+    "unknown method": (lambda tmp: ["digits", "--quantized.method", "lg_lsqq"], "did you mean 'lg_lsq'"),
+    "unknown network": (lambda tmp: ["digits", "--model.name", "resnet21"], "must be one of resnet8"),
+    "learning rate": (lambda tmp: ["digits", "--pretraining.learning-rate", "nan"], "must be a finite number above 0"),
+    "seed": (lambda tmp: ["digits", "--seed", "-1"], "`seed` must be"),
+    "missing data folder": (lambda tmp: ["fashion_mnist", "--data.path", tmp / "nowhere"], "nowhere"),
+    "missing data file": (lambda tmp: ["fashion_mnist", "--data.path", foreign(tmp / "f")], "train-images"),
+    "truncated gzip": (
+        lambda tmp: ["fashion_mnist", "--data.path", cut_images(idx_folder(tmp / "f"))],
+        "train-images-idx3-ubyte.gz",
+    ),
+    "images of another shape": (
+        lambda tmp: ["fashion_mnist", "--data.path", idx_folder(tmp / "f", test_size=9), "--data.batch-size", 10],
+        "9",
+    ),
+    "label out of range": (
+        lambda tmp: npz_run(npz(tmp / "d.npz", test_labels=np.full(20, 4))),
+        "4",
+    ),
+    "negative label": (lambda tmp: npz_run(npz(tmp / "d.npz", train_labels=np.arange(-1, 39) % 4 - 1)), "-1"),
+    "images of another count": (lambda tmp: npz_run(npz(tmp / "d.npz", test_labels=np.zeros(19, int))), "19"),
+    "empty class": (lambda tmp: npz_run(missing_class(tmp / "d.npz")), "none of class 2"),
+    "not an npz": (lambda tmp: npz_run(foreign(tmp / "f") / "holiday.jpg"), "holiday.jpg"),
+    "batch larger than the data": (lambda tmp: ["digits", "--data.batch-size", "2000"], "1437"),
+    "run folder of something else": (lambda tmp: ["digits", "--run-dir", foreign(tmp / "f")], "other files"),
+    "run folder that cannot be": (
+        lambda tmp: ["digits", "--run-dir", foreign(tmp / "f") / "holiday.jpg"],
+        "holiday.jpg",
+    ),
+    "start from nowhere": (lambda tmp: ["digits", "--pretraining.start-from", tmp / "no"], "does not"),
+}
+
+
+@pytest.mark.parametrize("case", TRAIN_ERRORS)
+def test_a_mistake_with_train_is_one_sentence(case, train, tmp_path):
+    arguments, expected = TRAIN_ERRORS[case]
+    arguments = arguments(tmp_path)
+    if arguments and "--run-dir" not in arguments:
+        arguments += ["--run-dir", tmp_path / "run"]
+    assert_one_sentence(train(*arguments), expected)
+
+
+def assert_one_sentence(outcome, expected: str) -> None:
+    assert outcome.status == 2
+    assert outcome.error.startswith("error: ") and outcome.error.count("\n") == 1 and outcome.error.endswith("\n")
+    assert expected in outcome.error
+    assert "Traceback" not in outcome.error
+
+
+@pytest.fixture
+def copied(finished_run, tmp_path) -> RunFolder:
+    """A finished run that a test may break."""
+    return RunFolder(Path(shutil.copytree(finished_run, tmp_path / "copied")))
+
+
+def corrupt_program(folder: RunFolder) -> None:
+    data = bytearray(folder.program_file.read_bytes())
+    data[len(data) // 2] ^= 1
+    folder.program_file.write_bytes(data)
+
+
+def cut_program(folder: RunFolder) -> None:
+    folder.program_file.write_bytes(folder.program_file.read_bytes()[:1000])
+
+
+def broken_config(folder: RunFolder) -> None:
+    folder.config_file.write_text(folder.config_file.read_text()[:50])
+
+
+def config_of_another_version(folder: RunFolder) -> None:
+    fields = json.loads(folder.config_file.read_text())
+    folder.config_file.write_text(json.dumps({**fields, "colour": "blue"}))
+
+
+def another_model(folder: RunFolder) -> None:
+    fields = json.loads(folder.config_file.read_text())
+    fields["model"]["name"] = "resnet20"
+    folder.config_file.write_text(json.dumps(fields))
+
+
+RUN_ERRORS = {
+    "corrupt integer file": ("evaluate", corrupt_program, "program.safetensors"),
+    "truncated integer file": ("verify", cut_program, "program.safetensors"),
+    "no integer file": ("verify", lambda folder: folder.program_file.unlink(), "lower"),
+    "checkpoint of another model": ("lower", another_model, "of another model"),
+    "no checkpoint": ("lower", lambda folder: shutil.rmtree(folder.path / "checkpoints"), "none yet"),
+    "broken config": ("inspect", broken_config, "config.json must be JSON"),
+    "config of another version": ("inspect", config_of_another_version, "has no field 'colour'"),
+    "not a run": ("inspect", lambda folder: folder.config_file.unlink(), "is it a run?"),
+    "missing folder": ("inspect", lambda folder: shutil.rmtree(folder.path), "does not"),
+}
+
+
+@pytest.mark.parametrize("case", RUN_ERRORS)
+def test_a_mistake_with_a_run_is_one_sentence(case, command, copied):
+    name, spoil, expected = RUN_ERRORS[case]
+    spoil(copied)
+    assert_one_sentence(command(name, copied.path), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "COMMAND must be given first"),
+        (["inspct", "run"], "did you mean inspect"),
+        (["verify"], "RUN must be given"),
+        (["inspect", "run", "--jsn"], "did you mean --json"),
+    ],
+    ids=str,
+)
+def test_a_mistake_with_a_command_is_one_sentence(arguments, expected, command):
+    assert_one_sentence(command(*arguments), expected)
+
+
+def test_a_run_folder_of_another_config_is_refused_and_the_fields_are_named(train, finished_run):
+    before = {file: file.read_bytes() for file in finished_run.glob("*.json*")}
+    outcome = train(*SHORT, "--quantized.epochs", 3, "--seed", 7, "--run-dir", finished_run)
+    assert_one_sentence(outcome, "quantized.epochs (2, now 3), seed (0, now 7)")
+    assert {file: file.read_bytes() for file in finished_run.glob("*.json*")} == before
+
+
+def test_a_run_folder_in_use_is_refused(train, finished_run):
+    script = f"import fcntl, sys; f = open({str(finished_run / 'run.lock')!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); "
+    script += "print('locked', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        assert_one_sentence(train(*SHORT, "--run-dir", finished_run), "in use by another process")
+        other.stdin.close()
+
+
+def test_a_full_disk_while_saving_is_one_sentence(tmp_path):
+    """A limit on the size of files stands for the full disk: config and metrics fit, a checkpoint does not."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *SHORT, "--run-dir", tmp_path / "run"],
+        preexec_fn=limit, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cannot save the checkpoint of step 4 to ") and "File too large" in line
+
+
+def test_help_and_list_say_what_there_is(train, command):
+    for arguments in (["--help"], ["--list"]):
+        outcome = train(*arguments)
+        assert outcome.status == 0 and "digits" in outcome.output and "fashion_mnist" in outcome.output
+    outcome = train("digits", "--help")
+    for text in ("--quantized.weight-bits INT", "Bits of the weights", "(default: 3)", "--run-dir"):
+        assert text in outcome.output
+    outcome = command("--help")
+    assert outcome.status == 0
+    assert all(name in outcome.output for name in ("lower", "verify", "evaluate", "inspect"))
+
+
+def test_a_finished_run_shows_its_table_again(train, finished_run):
+    outcome = train(*SHORT, "--run-dir", finished_run)
+    assert outcome.status == 0
+    assert "integer W3A3" in outcome.output and "finished before" in outcome.output
+
+
+def test_commands_agree_with_the_summary(command, finished_run):
+    summary = json.loads(RunFolder(finished_run).summary_file.read_text())
+    top1 = json.loads(command("evaluate", finished_run, "--json").output)["top1"]
+    assert top1 == {kind: summary[kind]["top1"] for kind in ("float", "fake_quantized", "integer")}
+    verified = json.loads(command("verify", finished_run, "--json").output)
+    assert {key: summary[key] for key in verified} == verified
+    assert verified["samples"] == 360 and verified["unexplained"] == 0 and verified["promises_kept"]
+    inspected = json.loads(command("inspect", finished_run, "--json").output)
+    assert inspected["finished"] and inspected["step"] == summary["step"]
+    assert len(inspected["params_sha256"]) == 64
+    assert {"conv1", "fc"} <= {layer["path"] for layer in inspected["layers"]}
+    assert "3 bits signed" in command("inspect", finished_run).output
+
+
+def test_lower_makes_the_same_program_again(command, copied):
+    before, images = lq.integer.load(copied.program_file), np.random.default_rng(0).normal(size=(3, 8, 8, 1))
+    copied.program_file.unlink()
+    fields = json.loads(command("lower", copied.path, "--json").output)
+    after = lq.integer.load(copied.program_file)
+    np.testing.assert_array_equal(after(images), before(images))
+    assert {path: codes.tobytes() for path, codes in after.weights.items()} == {
+        path: codes.tobytes() for path, codes in before.weights.items()
+    }
+    assert fields["bytes"] == copied.program_file.stat().st_size and len(fields["layers"]) == 10
+
+
+def test_a_program_that_is_not_the_network_fails_verification(command, copied):
+    """Weights of another program in the file: verification must say so, and not with status 0."""
+    program = lq.integer.load(copied.program_file)
+    step = next(step for step in program.instructions if step.op == "constant" and step.path == "layer1/0/conv1")
+    step.constants["codes"][...] = step.constants["codes"][::-1, ::-1]
+    program.save(copied.program_file)
+    outcome = command("verify", copied.path)
+    assert outcome.status == 1 and "FAILED" in outcome.error

@@ -1,0 +1,68 @@
+"""Configs go to JSON and back, and every field is checked where it enters."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lglsq_jax.errors import UserError
+from lglsq_jax.training import ModelConfig, PhaseConfig, QuantizedConfig, TrainConfig
+from lglsq_jax.training.config import as_dict, differences, from_dict
+
+
+@given(
+    st.integers(2, 8), st.integers(1, 500), st.floats(1e-6, 10), st.integers(0, 2**32 - 1), st.sampled_from([None, 0.3])
+)
+def test_a_config_survives_json(bits, epochs, rate, seed, scale_rate):
+    quantized = QuantizedConfig(
+        weight_bits=bits, epochs=epochs, learning_rate=rate, scale_learning_rate=scale_rate, warmup_epochs=0.5
+    )
+    config = TrainConfig(quantized=quantized, seed=seed)
+    assert from_dict(json.loads(json.dumps(as_dict(config)))) == config
+    assert differences(as_dict(config), as_dict(config)) == []
+
+
+def test_differences_name_the_fields():
+    old, new = TrainConfig(), TrainConfig(seed=1, quantized=QuantizedConfig(input_bits=2))
+    assert differences(as_dict(old), as_dict(new)) == ["quantized.input_bits (3, now 2)", "seed (0, now 1)"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (PhaseConfig, "epochs", 0),
+        (PhaseConfig, "epochs", 1.5),
+        (PhaseConfig, "learning_rate", 0),
+        (PhaseConfig, "learning_rate", float("nan")),
+        (PhaseConfig, "momentum", 1.0),
+        (PhaseConfig, "warmup_epochs", 21.0),
+        (PhaseConfig, "weight_decay", -1e-4),
+        (PhaseConfig, "label_smoothing", 1.0),
+        (QuantizedConfig, "weight_bits", 1),
+        (QuantizedConfig, "input_bits", 9),
+        (QuantizedConfig, "method", "nothing"),
+        (QuantizedConfig, "distillation", 1.1),
+        (QuantizedConfig, "scale_floor", 0.0),
+        (QuantizedConfig, "ema_decay", 1.0),
+        (ModelConfig, "name", "vgg"),
+        (ModelConfig, "stem_stride", 0),
+        (TrainConfig, "seed", -1),
+    ],
+)
+def test_a_field_out_of_range_is_refused_by_name(kind, field, value):
+    with pytest.raises(UserError, match=f"`{field}` must be"):
+        kind(**{field: value})
+
+
+def test_a_stem_stride_that_a_network_lacks_is_refused():
+    with pytest.raises(UserError, match="`stem_stride` must be 1 for resnet18"):
+        ModelConfig("resnet18", stem_stride=2)
+
+
+@pytest.mark.parametrize("change", [{"colour": 1}, {"seed": None}])
+def test_a_damaged_dictionary_is_refused(change):
+    fields = {**dataclasses.asdict(TrainConfig()), **change}
+    with pytest.raises(UserError):
+        from_dict(fields)

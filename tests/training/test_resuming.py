@@ -1,0 +1,97 @@
+"""Killed at any moment and started again with the same command, a run ends with bitwise the same parameters."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.short_run import ROOT, SHORT
+
+
+def start(folder: Path, cache: Path) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),  # filled by a run that nobody kills, so that starts are quick
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *SHORT, "--run-dir", folder],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def inspect(command, folder: Path) -> dict:
+    return json.loads(command("inspect", folder, "--json").output)
+
+
+def last_step(folder: Path) -> int:
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    return sum('"split": "train"' in line for line in lines)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache) -> Path:
+    """A run that nobody stops."""
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    process = start(folder, cache)
+    output = process.communicate()
+    assert process.returncode == 0, output
+    return folder
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(uninterrupted, cache, tmp_path, command):
+    folder, chance = tmp_path / "killed", random.Random(0)
+    for _ in range(5):
+        process, before = start(folder, cache), last_step(folder)
+        while process.poll() is None and last_step(folder) == before:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    else:
+        process = start(folder, cache)
+        output = process.communicate()
+        assert process.returncode == 0, output
+    wanted, found = inspect(command, uninterrupted), inspect(command, folder)
+    assert found["params_sha256"] == wanted["params_sha256"]
+    assert found["finished"] and found["step"] == wanted["step"]
+    assert metrics(folder) == metrics(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_polite_stop_saves_and_says_so(number, status, uninterrupted, cache, tmp_path, command):
+    folder = tmp_path / "stopped"
+    process = start(folder, cache)
+    while process.poll() is None and last_step(folder) < 2:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, error = process.communicate()
+    assert process.returncode == status, error
+    assert error.count("\n") == 1 and "saved" in error and "same command" in error
+    found = inspect(command, folder)
+    assert found["step"] > 0 and not found["finished"]
+    process = start(folder, cache)
+    output = process.communicate()
+    assert process.returncode == 0, output
+    assert inspect(command, folder)["params_sha256"] == inspect(command, uninterrupted)["params_sha256"]
