@@ -73,7 +73,10 @@ def hold_above(fraction: float) -> optax.GradientTransformation:
 
     def update(updates, state: Floors, parameters=None):
         def held(change: Float[Array, "..."], value: Float[Array, "..."], floor: Float[Array, "..."]):
-            return jnp.maximum(value + change, floor) - value
+            kept = jnp.maximum(value + change, floor) - value
+            # Where a scale falls far, the difference is rounded and the sum may come out below the floor, even negative.
+            ulp = jnp.finfo(value.dtype).eps * jnp.abs(value)
+            return jnp.where(value + kept < floor, kept + ulp, kept)
 
         return jax.tree.map(held, updates, parameters, state.floors), state
 
