@@ -74,7 +74,7 @@ def hold_above(fraction: float) -> optax.GradientTransformation:
     def update(updates, state: Floors, parameters=None):
         def held(change: Float[Array, "..."], value: Float[Array, "..."], floor: Float[Array, "..."]):
             kept = jnp.maximum(value + change, floor) - value
-            # Where a scale falls far, the difference is rounded and the sum may come out below the floor, even negative.
+            # Where a scale falls far, the difference is rounded: the sum may end below the floor, even below 0.
             ulp = jnp.finfo(value.dtype).eps * jnp.abs(value)
             return jnp.where(value + kept < floor, kept + ulp, kept)
 
