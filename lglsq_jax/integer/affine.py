@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .dimensions import Shape
+from .dimensions import Batch, Shape
+from .errors import LoweringError
 from .node import Node, aligned, compact
 
 
@@ -24,8 +25,12 @@ class Affine:
     shape: Shape
 
     @classmethod
-    def of(cls, terms: Sequence[tuple[Node, np.ndarray]], bias, shape: Shape) -> "Affine":
-        """Returns the value with scales and bias brought to the number of axes of ``shape``; equal nodes are merged."""
+    def of(cls, terms: Sequence[tuple[Node, np.ndarray | np.float64]], bias, shape: Shape) -> "Affine":
+        """Returns the value with scales and bias brought to the number of axes of ``shape``; equal nodes are merged.
+
+        Raises:
+            LoweringError: a scale or the bias varies along the open batch.
+        """
         merged: dict[int, tuple[Node, np.ndarray]] = {}
         for node, scale in terms:
             scale = aligned(np.asarray(scale, np.float64), len(shape))
@@ -33,7 +38,11 @@ class Affine:
                 scale = scale + merged[id(node)][1]
             merged[id(node)] = (node, scale)
         compacted = tuple((node, compact(scale)) for node, scale in merged.values())
-        return cls(compacted, compact(aligned(np.asarray(bias, np.float64), len(shape))), shape)
+        value = cls(compacted, compact(aligned(np.asarray(bias, np.float64), len(shape))), shape)
+        for constant in (value.bias, *(scale for _, scale in compacted)):
+            if any(isinstance(dim, Batch) and size > 1 for dim, size in zip(shape, constant.shape, strict=True)):
+                raise LoweringError("a scale or a bias would vary along the axis that holds the batch")
+        return value
 
     @classmethod
     def from_node(cls, node: Node, scale=1.0) -> "Affine":

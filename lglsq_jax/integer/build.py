@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,7 +29,9 @@ class Names:
         return path if self.seen[path] == 1 else f"{path}#{self.seen[path]}"
 
 
-def rescale(value: Affine, step: np.ndarray, offset, low: int, high: int, path: str, name: str = "") -> Node:
+def rescale(
+    value: Affine, step: np.ndarray | np.float64, offset, low: int, high: int, path: str, name: str = ""
+) -> Node:
     """Returns the node ``clip(round((value - offset) / step), low, high)``: one rounding of the whole sum."""
     step = aligned(np.asarray(step, np.float64), len(value.shape))
     constants = {f"scale{index}": scale / step for index, (_, scale) in enumerate(value.terms)}
@@ -63,35 +66,64 @@ def fixed_point(value: Affine, path: str, *, low=-math.inf, high=math.inf, spare
     Raises:
         LoweringError: the value depends on the unquantized input.
     """
-    if value.is_float:
-        raise LoweringError(f"{_module(path)} computes with the unquantized input of the model; quantize it first")
+    check_quantized(value, path)
     only = value.only_term()
     if only is not None and low == -math.inf and high == math.inf and only[1].size == 1 and only[1].flat[0] > 0:
         if only[0].largest * spare <= INT32_MAX:
             return value
     least, most = value.bounds()
     largest = max(abs(np.clip(least, low, high)).max(), abs(np.clip(most, low, high)).max())
-    bits = _MOST_FRACTION_BITS
-    if largest > 0:
-        bits = min(bits, math.floor(math.log2(_FIXED_LARGEST / (float(largest) * spare))))
-    step = 2.0**-bits
+    step = _finest_step(float(largest) * spare)
     ends = [INT32_MAX if math.isinf(end) else min(round(abs(end) / step), INT32_MAX) for end in (low, high)]
     signs = [-1 if end < 0 else 1 for end in (low, high)]
     node = rescale(value, np.float64(step), 0.0, signs[0] * ends[0], signs[1] * ends[1], path)
     return Affine.from_node(node, step)
 
 
+def common_fixed_point(values: Sequence[Affine], path: str) -> tuple[list[Node], float]:
+    """Returns the values as integer tensors of one and the same step, and that step.
+
+    Raises:
+        LoweringError: a value depends on the unquantized input.
+    """
+    for value in values:
+        check_quantized(value, path)
+    terms = [value.only_term() for value in values]
+    steps = {float(term[1].flat[0]) if term is not None and term[1].size == 1 else math.nan for term in terms}
+    if len(steps) == 1 and min(steps) > 0:
+        return [term[0] for term in terms if term is not None], steps.pop()
+    step = _finest_step(max(float(np.abs(end).max()) for value in values for end in value.bounds()))
+    return [rescale(value, np.float64(step), 0.0, -INT32_MAX, INT32_MAX, path) for value in values], step
+
+
+def check_quantized(value: Affine, path: str) -> None:
+    """Refuses a value of the unquantized input.
+
+    Raises:
+        LoweringError: naming the module.
+    """
+    if value.is_float:
+        raise LoweringError(f"{_module(path)} computes with the unquantized input of the model; quantize it first")
+
+
+def _finest_step(largest: float) -> float:
+    """Returns the smallest power of two in whose units numbers up to ``largest`` surely fit int32."""
+    bits = _MOST_FRACTION_BITS if largest == 0 else math.floor(math.log2(_FIXED_LARGEST / largest))
+    return 2.0 ** -min(bits, _MOST_FRACTION_BITS)
+
+
 def clip(value: Affine, low: float, high: float, path: str) -> Affine:
-    """Returns ``clip(value, low, high)``, on the integers themselves where the bounds are whole, else in fixed point."""
+    """Returns ``clip(value, low, high)``: on the integers themselves where the bounds are whole, or in fixed point."""
+    check_quantized(value, path)
     least, most = value.bounds()
     if (least >= low).all() and (most <= high).all():
         return value
     only = value.only_term()
-    if only is not None and only[1].size == 1 and only[1].flat[0] > 0 and not only[0].is_float:
+    if only is not None and only[1].size == 1 and only[1].flat[0] > 0:
         node, scale = only[0], float(only[1].flat[0])
-        ends = [int(node.low.min()) if low / scale < node.low.min() else low / scale]
-        ends.append(int(node.high.max()) if high / scale > node.high.max() else high / scale)
-        if all(float(end).is_integer() for end in ends):
+        least, most = int(node.low.min()), int(node.high.max())
+        ends = max(low / scale, least), min(high / scale, most)
+        if all(least <= end <= most and float(end).is_integer() for end in ends):
             lowest, highest = int(ends[0]), int(ends[1])
             clipped = Node(
                 "clip",
@@ -142,8 +174,8 @@ def rearranged(op: str, attributes: Attributes, shape: Shape, path: str, *values
 
 def constant(codes: np.ndarray, path: str, name: str = "") -> Node:
     """Returns a node for integer codes known at lowering time; bounds are those of the whole tensor."""
-    ends = (np.full((1,) * codes.ndim, end(codes, initial=0), np.int64) for end in (np.min, np.max))
-    return Node("constant", (), codes.shape, *ends, constants={"codes": codes}, path=path, name=name)
+    low, high = (np.full((1,) * codes.ndim, end(codes, initial=0), np.int64) for end in (np.min, np.max))
+    return Node("constant", (), codes.shape, low, high, constants={"codes": codes}, path=path, name=name)
 
 
 def _joined(attributes: Attributes, arrays: list[tuple[np.ndarray, Shape]]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .dimensions import Batch, Shape
+from .dimensions import Batch, Shape, known_shape, resolve, sized
+from .node import aligned, compact
 from .rules.context import Context, unsupported
 from .trace import Equation
 
@@ -14,28 +15,30 @@ def evaluate(context: Context, equation: Equation, operands: list[np.ndarray]) -
 
     A result that only repeats along an axis may have size 1 there, which is how constants get along with an open batch.
     """
-    primitive, params = equation.primitive, equation.params
     shapes = [context.shape(equation, index) for index in range(len(equation.results))]
-    if primitive.name in _REPEATING:
+    if equation.primitive.name in _REPEATING:
         return [_repeat(equation, operands[0], shapes[0])]
-    open_batch = any(isinstance(dim, Batch) for shape in shapes for dim in shape)
-    seen = [tuple(operand.shape) for operand in equation.operands]
-    short = any(operand.shape != shape for operand, shape in zip(operands, seen, strict=True))
-    if open_batch or short:
-        if (
-            any(
-                shape not in ((), tuple(equation.results[0].shape)) and operand.size > 1
-                for shape, operand in zip(seen, operands, strict=True)
-            )
-            and open_batch
+    given = [known_shape(operand.shape, context.batch) for operand in equation.operands]
+    if not any(isinstance(dim, Batch) for shape in (*given, *shapes) for dim in shape):
+        return _bind(equation, operands, given, None, 1)
+    two, three = (_bind(equation, operands, given, context.batch, size) for size in (2, 3))
+    for result, larger, shape in zip(two, three, shapes, strict=True):
+        first = result[tuple(slice(0, 1) if isinstance(dim, Batch) else slice(None) for dim in shape)]
+        if not (
+            np.array_equal(_full(first, result.shape), result) and np.array_equal(_full(first, larger.shape), larger)
         ):
             raise unsupported(equation, "it computes a constant from the batch size")
-        if all(shape in ((), tuple(equation.results[0].shape)) for shape in seen):
-            operands = list(np.broadcast_arrays(*operands))
-        else:
-            operands = [np.broadcast_to(operand, shape) for operand, shape in zip(operands, seen, strict=True)]
-    results = primitive.bind(*operands, **params)
-    return [np.asarray(result) for result in (results if primitive.multiple_results else [results])]
+    return [compact(result) for result in two]
+
+
+def _bind(equation: Equation, operands, given: list[Shape], batch, size: int) -> list[np.ndarray]:
+    full = [_full(operand, resolve(shape, size)) for operand, shape in zip(operands, given, strict=True)]
+    results = equation.primitive.bind(*full, **sized(equation.params, batch, size))
+    return [np.asarray(result) for result in (results if equation.primitive.multiple_results else [results])]
+
+
+def _full(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(aligned(array, len(shape)), shape)
 
 
 def _repeat(equation: Equation, operand: np.ndarray, shape: Shape) -> np.ndarray:
@@ -49,4 +52,4 @@ def _repeat(equation: Equation, operand: np.ndarray, shape: Shape) -> np.ndarray
     if any(isinstance(dim, Batch) for dim in shape):
         raise unsupported(equation, "it computes a constant from the batch size")
     full = np.broadcast_to(operand, equation.operands[0].shape)
-    return full.reshape(shape)  # pyright: ignore[reportArgumentType]
+    return full.reshape([int(dim) for dim in shape if not isinstance(dim, Batch)])

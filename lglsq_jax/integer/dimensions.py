@@ -38,6 +38,19 @@ def resolve(shape: Shape, batch: int) -> tuple[int, ...]:
     return tuple(dim.times * batch if isinstance(dim, Batch) else dim for dim in shape)
 
 
+def sized(params: dict[str, Any], batch: Any | None, size: int) -> dict[str, Any]:
+    """Returns an equation's parameters with the batch symbol replaced by a size."""
+
+    def number(value):
+        if isinstance(value, tuple):
+            return tuple(number(item) for item in value)
+        if batch is not None and not isinstance(value, int) and type(value) is type(batch):
+            return resolve(known_shape((value,), batch), size)[0]
+        return value
+
+    return {name: number(value) for name, value in params.items()}
+
+
 def encode(shape: Shape) -> list[int | str]:
     """Returns the shape for JSON: a multiple of the batch is ``"b*3"``."""
     return [f"b*{dim.times}" if isinstance(dim, Batch) else dim for dim in shape]

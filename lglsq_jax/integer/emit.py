@@ -70,6 +70,8 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
     if node.op == "rescale":
         fixed = fixed_point_constants(node)
         attributes["shift"] = fixed.shift
+        if any(fixed.term_shifts):
+            attributes["term_shifts"] = fixed.term_shifts
         attributes["clamp"] = None if fixed.clamp is None else [list(half) for half in fixed.clamp]
         attributes["dtype"] = _dtype(node)
         constants = {f"multiplier{index}": array for index, array in enumerate(fixed.multipliers)}

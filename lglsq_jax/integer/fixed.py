@@ -10,13 +10,15 @@ from .node import Node
 
 _LARGEST_SUM = 2**62
 _MULTIPLIER_BITS = 31
+_ERROR_BITS = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedPoint:
-    """The whole numbers of ``clip(round((sum_i n_i * multiplier_i + bias) / 2**shift))``."""
+    """The whole numbers of ``clip(round((sum_i floor(n_i * multiplier_i / 2**term_shift_i) + bias) / 2**shift))``."""
 
     multipliers: list[np.ndarray]
+    term_shifts: list[int]
     bias: np.ndarray
     shift: int
     clamp: tuple[tuple[int, int], tuple[int, int]] | None
@@ -25,8 +27,10 @@ class FixedPoint:
 def fixed_point_constants(node: Node) -> FixedPoint:
     r"""Returns the constants of a rescale node with the largest shift whose 64-bit sum cannot overflow.
 
-    The shift is shared by all terms and channels, so the result differs from the real one by at most
-    :math:`2^{-shift-1} (1 + \sum_i |n_i|)` before the one rounding. Where multipliers and bias are dyadic it is exact.
+    The shift is shared by all terms and channels. A term of large numbers and a small factor, such as a residual stream
+    beside an accumulator, gets a finer multiplier and a shift of its own, so that each term is off by at most
+    :math:`2^{-24}`, or by what 31 bits of multiplier leave, before the one rounding. Where multipliers and bias are
+    dyadic at the common shift it is exact.
 
     Raises:
         LoweringError: the factors are so large that a single product may leave 62 bits.
@@ -51,11 +55,28 @@ def fixed_point_constants(node: Node) -> FixedPoint:
             f"the quantizer {node.name or node.path!r} multiplies by {largest:.3g}, more than 31 bits hold: "
             "its scale is far too small for what it quantizes"
         )
-    multipliers = [np.rint(scale * 2.0**shift).astype(np.int64).astype(np.int32) for scale in scales]
+    term_shifts = [_term_shift(scale, term.largest, shift) for term, scale in zip(node.inputs, scales, strict=True)]
+    multipliers = [
+        np.rint(scale * 2.0 ** (shift + extra)).astype(np.int64).astype(np.int32)
+        for scale, extra in zip(scales, term_shifts, strict=True)
+    ]
     clamp = None
     if total >= 2**31 - 1:  # the rounded sum may leave int32: hold it at the ends of the clip first
         clamp = _halves(node.attributes["low"] << shift), _halves(node.attributes["high"] << shift)
-    return FixedPoint(multipliers, np.rint(bias * 2.0**shift).astype(np.int64), shift, clamp)
+    return FixedPoint(multipliers, term_shifts, np.rint(bias * 2.0**shift).astype(np.int64), shift, clamp)
+
+
+def _term_shift(scale: np.ndarray, largest_number: int, shift: int) -> int:
+    """Returns how many more bits a term's multiplier needs for an error of at most ``2**-_ERROR_BITS``, if they fit."""
+    exact = np.array_equal(np.rint(scale * 2.0**shift), scale * 2.0**shift)
+    wanted = 0 if exact else largest_number.bit_length() - 1 + _ERROR_BITS - shift
+    largest = float(np.abs(scale).max(initial=0))
+    if wanted <= 0 or largest == 0:
+        return 0
+    room = _MULTIPLIER_BITS - 1 - math.floor(math.log2(largest)) - shift
+    while room > 0 and round(largest * 2.0 ** (shift + room)) >= 2**_MULTIPLIER_BITS:
+        room -= 1
+    return max(0, min(wanted, room, 62))
 
 
 def split(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

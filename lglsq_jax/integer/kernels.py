@@ -33,10 +33,12 @@ def _multiply(attributes, constants, x, kernel):
 
 
 def _rescale(attributes, constants, *terms):
-    """``clip(round((sum_i terms_i * multiplier_i + bias) / 2**shift))``: one rounding, halves to even."""
+    """``clip(round((sum_i floor(term_i * multiplier_i / 2**term_shift_i) + bias) / 2**shift))``, halves to even."""
     total = constants["bias_high"], constants["bias_low"]
-    for index, term in enumerate(terms):
-        total = wide.add(wide.product(term.astype(jnp.int32), constants[f"multiplier{index}"]), total)
+    shifts = attributes.get("term_shifts", [0] * len(terms))
+    for index, (term, shift) in enumerate(zip(terms, shifts, strict=True)):
+        product = wide.product(term.astype(jnp.int32), constants[f"multiplier{index}"])
+        total = wide.add(wide.shift_right(product, shift), total)
     if attributes["clamp"] is not None:
         total = wide.clamp(total, *map(tuple, attributes["clamp"]))
     rounded = wide.round_shift(total, attributes["shift"])

@@ -106,5 +106,10 @@ def _apply(context: Context, equation: Equation, operands: list[Value]) -> tuple
             f"`{name}` in {equation.where} has no integer form; supported on quantized values: "
             + ", ".join(sorted(RULES))
         )
-    result = rule(context, equation, *operands)
+    try:
+        result = rule(context, equation, *operands)
+    except LoweringError as error:
+        if equation.where in str(error):
+            raise
+        raise LoweringError(f"`{name}` in {equation.where} has no integer form: {error}") from None
     return result if isinstance(result, tuple) else (result,)

@@ -6,11 +6,13 @@ import os
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
-from .dimensions import Batch, Shape
+from ..primitives import clip_codes, normalise
+from .dimensions import Batch, Shape, decode
 from .kernels import KERNELS
 
 
@@ -166,20 +168,27 @@ class IntegerProgram:
             raise ValueError(f"`codes` must hold {len(entries)} arrays as `encode` returns them, got {len(given)}")
         values = {}
         for index, array in zip(entries, given, strict=True):
-            dtype = self.instructions[index].attributes["dtype"]
-            if jnp.asarray(array).dtype != dtype:
-                raise ValueError(f"`codes` must be {dtype} as `encode` returns them, got {jnp.asarray(array).dtype}")
-            values[index] = jnp.asarray(array)
-        batch = values[entries[0]].shape[0] if self._batch_axis_of(entries[0]) else 1
+            dtype, shape = self.instructions[index].attributes["dtype"], self.instructions[index].shape
+            array = values[index] = jnp.asarray(array)
+            if array.dtype != dtype:
+                raise ValueError(f"`codes` must be {dtype} as `encode` returns them, got {array.dtype}")
+            pairs = zip(shape, array.shape, strict=False)
+            if array.ndim != len(shape) or any(isinstance(want, int) and want != have for want, have in pairs):
+                wanted = "[" + ", ".join(str(dim).replace("b*1", "n").replace("b*", "n*") for dim in shape) + "]"
+                raise ValueError(f"`codes` must have shape {wanted} as `encode` returns them, got {list(array.shape)}")
+        batch = self._batch_of(entries[0], values[entries[0]])
         for index, step in enumerate(self.instructions):
             ready = all(number in values for number in step.inputs)
             if index not in values and step.op not in ("input", "encode") and ready:
                 values[index] = _run(step, batch, [values[number] for number in step.inputs])
         return values
 
-    def _batch_axis_of(self, index: int) -> bool:
-        shape = self.instructions[index].shape
-        return bool(shape) and isinstance(shape[0], str)
+    def _batch_of(self, index: int, array) -> int:
+        """Returns the batch size that an instruction's array shows; 1 where the batch is fixed."""
+        for dim, size in zip(decode(list(self.instructions[index].shape)), array.shape, strict=True):
+            if isinstance(dim, Batch):
+                return size // dim.times
+        return 1
 
 
 def _run(step: Instruction, batch: int, inputs: list):
@@ -187,8 +196,11 @@ def _run(step: Instruction, batch: int, inputs: list):
 
 
 def _encode(step: Instruction, x):
-    """``clip(round((gain x + bias - offset) / scale))``; factors of 1 and sums with 0 change no bit."""
+    """``clip(round((gain x + bias - offset) / scale))``, by the quantizer's own functions: the same code to the bit."""
     constants = step.constants
-    shifted = x.astype(jnp.float32) * constants["gain"] + constants["bias"] - constants["offset"]
-    codes = jnp.round(shifted / constants["scale"])
-    return jnp.clip(codes, step.attributes["low"], step.attributes["high"]).astype(step.attributes["dtype"])
+    values = x.astype(jnp.float32)
+    if (constants["gain"] != 1).any() or constants["bias"].any():
+        values = values * constants["gain"] + constants["bias"]
+    v = normalise(values - constants["offset"], jnp.asarray(constants["scale"]))
+    codes = jnp.round(clip_codes(v, step.attributes["low"], step.attributes["high"]))
+    return codes.astype(step.attributes["dtype"])

@@ -1,12 +1,10 @@
 """A program as one safetensors file: plain arrays and a JSON header, nothing that is executed on loading."""
 
 import collections
-import contextlib
 import hashlib
 import json
 import math
 import os
-import tempfile
 import zlib
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import UserError
+from ..files import write_whole
 from .dimensions import decode, encode
 from .kernels import KERNELS
 from .packing import pack, packed_size, unpack
@@ -61,22 +60,7 @@ def save(program: IntegerProgram, path: str | os.PathLike) -> None:
     arrays = {name: np.frombuffer(piece, np.uint8) for name, piece in tensors.items()}
     digest = hashlib.sha256(tensors["program"] + tensors["constants"]).hexdigest()
     data = save_tensors(arrays, {"format": FORMAT, "version": str(VERSION), "sha256": digest})
-    _write_whole(os.path.abspath(os.fspath(path)), data)
-
-
-def _write_whole(target: str, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".program-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # a temporary file starts out private
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
+    write_whole(path, data)
 
 
 def load(path: str | os.PathLike) -> IntegerProgram:
@@ -91,7 +75,7 @@ def load(path: str | os.PathLike) -> IntegerProgram:
         data = file.read()
     try:
         return _parse(data)
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise UserError(f"{name} is not a usable integer program: {reason}") from None
 
@@ -145,7 +129,8 @@ def _inflate(packed: bytes) -> bytes:
 def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
     if not isinstance(step, list) or len(step) != len(_PLAIN) + 1:
         raise ValueError(f"instruction {index} does not have the fields {', '.join(_PLAIN)}, constants")
-    fields, stored = dict(zip(_PLAIN, step[:-1], strict=True)), step[-1]
+    fields: dict[str, Any] = dict(zip(_PLAIN, step[:-1], strict=True))
+    stored = step[-1]
     op, attributes = fields["op"], fields["attributes"]
     if op not in KERNELS and op not in ("input", "encode"):
         raise ValueError(f"instruction {index} is an unknown operation {op!r}")
@@ -154,6 +139,9 @@ def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
     decode(fields["shape"])
     if op == "rescale" and not 1 <= attributes["shift"] <= 62:
         raise ValueError(f"instruction {index} shifts by {attributes['shift']}, not by 1 to 62")
+    shifts = attributes.get("term_shifts", [0] * len(fields["inputs"]))
+    if len(shifts) != len(fields["inputs"]) or not all(0 <= shift <= 62 for shift in shifts):
+        raise ValueError(f"instruction {index} shifts its terms by {shifts}, not each by 0 to 62")
     constants = {}
     for name, (kind, shape, offset) in stored.items():
         if kind not in _CONSTANT_DTYPES[op]:
@@ -170,5 +158,5 @@ def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
             constants[name] = unpack(stream, attributes["bits"], tuple(shape), signed=attributes["signed"])
         else:
             constants[name] = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(shape)
-    fields.update(inputs=tuple(fields["inputs"]), shape=tuple(fields["shape"]))
-    return Instruction(**fields, constants=constants)
+    fields |= {"inputs": tuple(fields["inputs"]), "shape": tuple(fields["shape"]), "constants": constants}
+    return Instruction(**fields)

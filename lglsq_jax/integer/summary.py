@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from .dimensions import Batch, decode
 from .packing import packed_size
 from .program import Instruction, IntegerProgram
 
@@ -83,7 +84,8 @@ def summarize(program: IntegerProgram) -> Summary:
             continue
         codes, kernel = (weights_of[number] for number in step.inputs)
         shape = kernel.constants["codes"].shape
-        output = tuple(dim for dim in step.shape[1:] if isinstance(dim, int))
+        output = tuple(dim.times if isinstance(dim, Batch) else dim for dim in decode(list(step.shape)))
+        output = output if output[0] > 1 and isinstance(step.shape[0], str) else output[1:]
         rows.append(
             SummaryRow(
                 path=step.path,

@@ -94,7 +94,7 @@ def trace(model: Callable, example: Any) -> Trace:
         closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(example.shape, example.dtype))
     if len(closed.jaxpr.outvars) != 1:
         raise ValueError(f"the model must return one array, got {len(closed.jaxpr.outvars)}")
-    argument = Variable(tuple(closed.jaxpr.invars[0].aval.shape), closed.jaxpr.invars[0].aval.dtype)
+    argument = _variable(closed.jaxpr.invars[0])
     equations: list[Equation] = []
     (result,) = _inline(closed.jaxpr, closed.consts, (argument,), "", "", equations)
     return Trace(argument, tuple(equations), result, batch)
@@ -105,7 +105,7 @@ def _inline(jaxpr: Jaxpr, consts, arguments, path: str, source: str, equations: 
     environment.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom):
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else environment[atom]
+        return np.asarray(atom.val, _variable(atom).dtype) if isinstance(atom, Literal) else environment[atom]
 
     for equation in jaxpr.eqns:
         scopes = re.findall(r"module\[([^\]]*)\]", str(equation.source_info.name_stack))
@@ -117,10 +117,14 @@ def _inline(jaxpr: Jaxpr, consts, arguments, path: str, source: str, equations: 
             inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
             results = _inline(inner, inner_consts, operands, here, line, equations)
         else:
-            results = tuple(Variable(tuple(v.aval.shape), getattr(v.aval, "dtype", None)) for v in equation.outvars)
+            results = tuple(map(_variable, equation.outvars))
             equations.append(Equation(equation.primitive, equation.params, operands, results, here, line))
         environment.update(zip(equation.outvars, results, strict=True))
     return tuple(read(atom) for atom in jaxpr.outvars)
+
+
+def _variable(atom) -> Variable:
+    return Variable(tuple(atom.aval.shape), getattr(atom.aval, "dtype", None))
 
 
 def _scoped(model: nnx.Module) -> Callable:

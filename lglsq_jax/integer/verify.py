@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..primitives import QUANTIZE_NAME
+from ..primitives import QUANTIZE_NAME, clip_codes, normalise
 from .build import Names
-from .dimensions import Batch, known_shape
+from .dimensions import sized
 from .lower import check_evaluation_mode
 from .program import IntegerProgram
 from .trace import Trace, Variable, trace
@@ -103,6 +103,8 @@ def verify(
     logit_difference = 0.0
     for batch in batches:
         batch = jnp.asarray(batch)
+        if not len(batch):
+            continue
         if compare is None:
             compare, paths = _comparison(trace(model, batch), program)
         counts_of, same, tie, unexcused, difference = compare(batch, program.encode(batch))
@@ -113,8 +115,8 @@ def verify(
         samples += len(batch)
         agreed, tied, unexplained = agreed + int(same), tied + int(tie), unexplained + int(unexcused)
         logit_difference = max(logit_difference, float(difference))
-    if compare is None:
-        raise ValueError("`batches` must hold at least one batch to verify on, got none")
+    if not samples:
+        raise ValueError("`batches` must hold at least one sample to verify on, got none")
     reports = tuple(
         LayerReport(path, float(equal / max(count, 1)), int(largest), int(count))
         for path, (equal, count, largest) in totals.items()
@@ -147,7 +149,12 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
         excused = jnp.zeros(len(x), bool)  # samples whose first differing codes are ties
         settled = jnp.zeros(len(x), bool)  # samples of which an earlier layer differed
         for name, (values, low, high) in normalised.items():
-            expected = jnp.clip(jnp.round(values), low, high).astype(jnp.int32)
+            if values.shape != produced[name].shape:
+                raise ValueError(
+                    f"`program` is not of this model: the codes of layer {name!r} have shape "
+                    f"{list(produced[name].shape)}, not {list(values.shape)}"
+                )
+            expected = jnp.round(clip_codes(values, low, high)).astype(jnp.int32)
             difference = jnp.abs(expected - produced[name].astype(jnp.int32))
             different = _by_sample(difference > 0, len(x))
             fraction = jnp.abs(values - jnp.floor(values) - 0.5)
@@ -206,24 +213,10 @@ def _run(traced: Trace, arrays: dict[int, Array], x):
         operands = [read(operand) for operand in equation.operands]
         if id(equation) in quantizers:
             value, scale, *offset = operands
-            v = ((value - offset[0]) if offset else value) / scale
+            v = normalise(value - offset[0] if offset else value, scale)
             params = equation.params
             normalised[quantizers[id(equation)]] = v, params["minimum"], params["maximum"]
-        results = equation.primitive.bind(*operands, **_sized(equation.params, traced.batch, len(x)))
+        results = equation.primitive.bind(*operands, **sized(equation.params, traced.batch, len(x)))
         results = results if equation.primitive.multiple_results else [results]
         values.update(zip(equation.results, results, strict=True))
-    return normalised, values[traced.result]
-
-
-def _sized(params: dict, batch, size: int) -> dict:
-    """Returns an equation's parameters with the batch symbol replaced by a size."""
-
-    def sized(value):
-        if isinstance(value, tuple):
-            return tuple(sized(item) for item in value)
-        if batch is not None and not isinstance(value, int) and type(value) is type(batch):
-            (dim,) = known_shape((value,), batch)
-            return dim.times * size if isinstance(dim, Batch) else dim
-        return value
-
-    return {name: sized(value) for name, value in params.items()}
+    return normalised, read(traced.result)

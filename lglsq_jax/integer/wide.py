@@ -28,6 +28,16 @@ def add(x: Wide, y: Wide) -> Wide:
     return x[0] + y[0] + (low < x[1]).astype(jnp.int32), low
 
 
+def shift_right(x: Wide, shift: int) -> Wide:
+    """Returns ``x / 2**shift`` rounded down; ``shift`` from 0 to 63."""
+    high, low = x
+    if shift >= 32:
+        high, low = high >> 31, high.astype(jnp.uint32) if shift == 32 else (high >> (shift - 32)).astype(jnp.uint32)
+    elif shift > 0:
+        high, low = high >> shift, (high << (32 - shift)).astype(jnp.uint32) | (low >> shift)
+    return high, low
+
+
 def clamp(x: Wide, smallest: tuple[int, int], largest: tuple[int, int]) -> Wide:
     """Returns ``x`` held between two constants, each given as ``(high, low)``."""
     for bound, above in ((smallest, False), (largest, True)):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..affine import Affine, Value
-from ..build import clip, fixed_point, rescale
-from ..node import INT32_MAX, Node, aligned
+from ..build import clip, common_fixed_point
+from ..node import Node, aligned
 from ..trace import Equation
 from .context import Context, affine, known, unsupported
 
@@ -28,7 +28,7 @@ def _neg(context: Context, equation: Equation, x: Affine) -> Affine:
 
 
 def _mul(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
-    if not isinstance(x, Affine) or (x.is_constant and not (isinstance(y, Affine) and y.is_constant)):
+    if not isinstance(x, Affine) or (isinstance(y, Affine) and x.is_constant):
         x, y = y, x
     assert isinstance(x, Affine)
     factor = known(equation, y, "a factor of a product")
@@ -43,8 +43,8 @@ def _div(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
     return _reshaped(_scaled(x, 1 / np.asarray(divisor, np.float64)), context.shape(equation))
 
 
-def _scaled(x: Affine, factor: np.ndarray) -> Affine:
-    factor = aligned(factor, len(x.shape))
+def _scaled(x: Affine, factor: np.ndarray | np.float64) -> Affine:
+    factor = aligned(np.asarray(factor), len(x.shape))
     return Affine.of([(node, scale * factor) for node, scale in x.terms], x.bias * factor, x.shape)
 
 
@@ -67,19 +67,10 @@ def _extreme(equation: Equation, op: str, x: Value, y: Value) -> Affine:
     if not isinstance(y, Affine) or y.is_constant:
         bound = _uniform(equation, y)
         return clip(x, *((bound, math.inf) if op == "maximum" else (-math.inf, bound)), equation.path)
-    # Two streams: both in the coarser of their fixed points.
-    pair = [fixed_point(value, equation.path) for value in (x, y)]
-    step = max(float(value.terms[0][1].flat[0]) for value in pair)
-    nodes = [_with_step(value, step, equation.path) for value in pair]
+    nodes, step = common_fixed_point((x, y), equation.path)
     function = np.maximum if op == "maximum" else np.minimum
     low, high = function(nodes[0].low, nodes[1].low), function(nodes[0].high, nodes[1].high)
     return Affine.from_node(Node(op, tuple(nodes), x.shape, low, high, path=equation.path), step)
-
-
-def _with_step(value: Affine, step: float, path: str) -> Node:
-    if float(value.terms[0][1].flat[0]) == step:
-        return value.terms[0][0]
-    return rescale(value, np.float64(step), 0.0, -INT32_MAX, INT32_MAX, path)
 
 
 def _clamp(context: Context, equation: Equation, low: Value, x: Affine, high: Value) -> Affine:
@@ -101,7 +92,7 @@ def _convert(context: Context, equation: Equation, x: Affine) -> Affine:
 
 
 def _same(context: Context, equation: Equation, *xs: Value):
-    return xs if len(xs) > 1 else xs[0]
+    return xs
 
 
 ARITHMETIC = {

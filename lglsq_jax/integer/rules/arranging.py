@@ -1,10 +1,14 @@
 """Reshapes, transposes, pads, slices, concatenations: elements move, their meaning stays."""
 
+import math
+
 import numpy as np
 
 from ..affine import Affine, Value
-from ..build import fixed_point, rearranged
-from ..dimensions import encode
+from ..arrange import arrange_constants
+from ..build import rearranged
+from ..dimensions import Shape, encode
+from ..node import expanded
 from ..trace import Equation
 from .context import Context, affine, known, unsupported
 
@@ -41,10 +45,10 @@ def _split(context: Context, equation: Equation, x: Affine) -> tuple[Affine, ...
     axis, start, parts = equation.params["axis"], 0, []
     for index, size in enumerate(equation.params["sizes"]):
         starts, stops = [0] * len(x.shape), list(x.shape)
-        starts[axis], stops[axis] = start, start + size
+        starts[axis], stops[axis] = start, start + int(size)
         attributes = {"starts": starts, "stops": encode(tuple(stops)), "strides": [1] * len(x.shape)}
         parts.append(rearranged("slice", attributes, context.shape(equation, index), equation.path, x))
-        start += size
+        start += int(size)
     return tuple(parts)
 
 
@@ -55,25 +59,38 @@ def _rev(context: Context, equation: Equation, x: Affine) -> Affine:
 
 def _pad(context: Context, equation: Equation, x: Affine, value: Value) -> Affine:
     filler = float(np.unique(known(equation, value, "the padding value"))[0])
+    if not math.isfinite(filler):
+        raise unsupported(equation, f"it pads with {filler}")
     padding = [[int(size) for size in sizes] for sizes in equation.params["padding_config"]]
-    attributes = {"padding": padding, "value": 0}
-    if filler or x.bias.any():
-        if x.is_float:
-            raise unsupported(equation, "it pads the unquantized input with something other than zero")
-        x = fixed_point(x, equation.path)
-        attributes["value"] = round(filler / float(x.terms[0][1].flat[0]))
-    return rearranged("pad", attributes, context.shape(equation), equation.path, x)
+    attributes, shape = {"padding": padding, "value": 0}, context.shape(equation)
+    padded = rearranged("pad", attributes, shape, equation.path, x)
+    if not filler:
+        return padded
+    # The padded integers are 0; what the padding is worth goes into the constants.
+    inside = arrange_constants("pad", attributes, expanded(np.ones(()), x.shape))
+    return Affine.of(padded.terms, padded.bias + filler * (1 - inside), shape)
 
 
 def _concatenate(context: Context, equation: Equation, *xs: Value) -> Affine:
     shapes = [context.known(equation, operand.shape) for operand in equation.operands]
     values = [affine(x, shape) for x, shape in zip(xs, shapes, strict=True)]
+    return _joined(equation, int(equation.params["dimension"]), context.shape(equation), values)
+
+
+def _joined(equation: Equation, axis: int, shape: Shape, values: list[Affine]) -> Affine:
     if any(value.is_float for value in values) and not all(value.is_float for value in values):
         raise unsupported(equation, "it joins the unquantized input with quantized values")
     if any(not value.terms for value in values):
         raise unsupported(equation, "it joins constants with computed values")
-    attributes = {"axis": int(equation.params["dimension"])}
-    return rearranged("concatenate", attributes, context.shape(equation), equation.path, *values)
+    return rearranged("concatenate", {"axis": axis}, shape, equation.path, *values)
+
+
+def _stack(context: Context, equation: Equation, *xs: Value) -> Affine:
+    shape, axis = context.shape(equation), int(equation.params["axis"])
+    single = (*shape[:axis], 1, *shape[axis + 1 :])
+    values = [affine(x, context.known(equation, y.shape)) for x, y in zip(xs, equation.operands, strict=True)]
+    expanded_values = [rearranged("reshape", {"sizes": encode(single)}, single, equation.path, x) for x in values]
+    return _joined(equation, axis, shape, expanded_values)
 
 
 ARRANGING = {
@@ -87,4 +104,5 @@ ARRANGING = {
     "rev": _rev,
     "pad": _pad,
     "concatenate": _concatenate,
+    "stack": _stack,
 }

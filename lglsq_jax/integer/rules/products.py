@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ...ops.window import Window, convolve
@@ -87,7 +88,8 @@ def _convolve(context: Context, equation: Equation, x: Value, kernel: Value, win
     if x.bias.any():
         with jax.enable_x64(True):
             real = codes.astype(np.float64) * kernel_scale
-            bias = np.asarray(convolve(np.asarray(expanded(x.bias, x.shape), np.float64), real, window))
+            added = jnp.asarray(expanded(x.bias, x.shape), jnp.float64)
+            bias = np.asarray(convolve(added, jnp.asarray(real, jnp.float64), window))
     return Affine.of([(product, scale * kernel_scale.reshape(*ones, -1))], bias, shape)
 
 

@@ -1,12 +1,13 @@
 """The quantizer: where a pending sum, the float input or a weight becomes codes."""
 
+import jax.numpy as jnp
 import numpy as np
 
-from ...quantizers import quantize_codes
+from ...primitives import quantize_codes
 from ..affine import Affine, Value
 from ..build import constant, rescale
 from ..errors import LoweringError
-from ..node import Node
+from ..node import Node, expanded
 from ..trace import Equation
 from .context import Context, known
 
@@ -20,8 +21,9 @@ def _quantize(context: Context, equation: Equation, x: Value, scale: Value, *off
     shift = known(equation, offset[0], "the offset") if offset else np.float32(0)
     low, high = equation.params["minimum"], equation.params["maximum"]
     if not isinstance(x, Affine) or x.is_constant:
-        values = x.value() if isinstance(x, Affine) else x
-        codes = np.asarray(quantize_codes(values, step, shift if offset else None, minimum=low, maximum=high))
+        values = expanded(x.value() if isinstance(x, Affine) else x, context.shape(equation))
+        moved = jnp.asarray(shift) if offset else None
+        codes = np.asarray(quantize_codes(jnp.asarray(values), jnp.asarray(step), moved, minimum=low, maximum=high))
         if np.isnan(codes).any():
             raise LoweringError(f"the weights in {equation.where} must not contain NaN")
         return Affine.from_node(constant(codes.astype(np.int16), equation.path))
@@ -42,8 +44,8 @@ def _encode(x: Affine, step, shift, low: int, high: int, equation: Equation, nam
         "scale": np.asarray(step, np.float32),
         "offset": np.asarray(shift, np.float32),
     }
-    ends = [np.full((1,) * len(x.shape), end, np.int64) for end in (low, high)]
-    return Node("encode", (node,), x.shape, *ends, {"low": low, "high": high}, constants, equation.path, name)
+    least, most = (np.full((1,) * len(x.shape), end, np.int64) for end in (low, high))
+    return Node("encode", (node,), x.shape, least, most, {"low": low, "high": high}, constants, equation.path, name)
 
 
 QUANTIZING = {"lglsq_quantize": _quantize}

@@ -16,12 +16,13 @@ from .context import Context, unsupported
 
 def _reduce_sum(context: Context, equation: Equation, x: Affine) -> Affine:
     axes = _axes(equation, x)
-    count = math.prod(x.shape[axis] for axis in axes)
+    count = math.prod(size for axis, size in enumerate(x.shape) if axis in axes and not isinstance(size, Batch))
     x = _summable(equation, x, axes, count)
     shape = context.shape(equation)
     terms = []
     for node, scale in x.terms:
-        low, high = (np.squeeze(_along(end, axes, np.min if end is node.low else np.max), axes) for end in _ends(node))
+        low = np.squeeze(_along(node.low, axes, np.min), axes)
+        high = np.squeeze(_along(node.high, axes, np.max), axes)
         total = Node("sum", (node,), shape, low * count, high * count, {"axes": list(axes)}, path=equation.path)
         terms.append((total, np.squeeze(scale, axes)))
     return Affine.of(terms, expanded(x.bias, x.shape).sum(axes), shape)
@@ -31,7 +32,7 @@ def _reduce_max(context: Context, equation: Equation, x: Affine) -> Affine:
     axes = _axes(equation, x)
     x = _monotone(equation, x, axes)
     node, scale = x.terms[0]
-    low, high = (np.squeeze(_along(end, axes, np.max), axes) for end in _ends(node))
+    low, high = (np.squeeze(_along(end, axes, np.max), axes) for end in (node.low, node.high))
     shape = context.shape(equation)
     largest = Node("max", (node,), shape, low, high, {"axes": list(axes)}, path=equation.path)
     return Affine.of([(largest, np.squeeze(scale, axes))], np.squeeze(x.bias, axes), shape)
@@ -69,14 +70,10 @@ def _window_max(context: Context, equation: Equation, x: Affine) -> Affine:
     window, axes = _window(equation, x)
     x = _monotone(equation, x, axes)
     node, scale = x.terms[0]
-    low, high = (_along(end, axes, np.min if end is node.low else np.max) for end in _ends(node))
+    low, high = _along(node.low, axes, np.min), _along(node.high, axes, np.max)
     shape = context.shape(equation)
     largest = Node("window_max", (node,), shape, low, high, window, path=equation.path)
     return Affine.of([(largest, scale)], x.bias, shape)
-
-
-def _ends(node: Node) -> tuple[np.ndarray, np.ndarray]:
-    return node.low, node.high
 
 
 def _along(array: np.ndarray, axes: tuple[int, ...], function) -> np.ndarray:
