@@ -248,15 +248,11 @@ def test_commands_agree_with_the_summary(command, finished_run):
 
 
 def test_lower_makes_the_same_program_again(command, copied):
-    before, images = lq.integer.load(copied.program_file), np.random.default_rng(0).normal(size=(3, 8, 8, 1))
+    before = copied.program_file.read_bytes()
     copied.program_file.unlink()
     fields = json.loads(command("lower", copied.path, "--json").output)
-    after = lq.integer.load(copied.program_file)
-    np.testing.assert_array_equal(after(images), before(images))
-    assert {path: codes.tobytes() for path, codes in after.weights.items()} == {
-        path: codes.tobytes() for path, codes in before.weights.items()
-    }
-    assert fields["bytes"] == copied.program_file.stat().st_size and len(fields["layers"]) == 10
+    assert copied.program_file.read_bytes() == before
+    assert fields["bytes"] == len(before) and len(fields["layers"]) == 10
 
 
 def test_a_program_that_is_not_the_network_fails_verification(command, copied):

@@ -60,7 +60,15 @@ def save(program: IntegerProgram, path: str | os.PathLike) -> None:
     arrays = {name: np.frombuffer(piece, np.uint8) for name, piece in tensors.items()}
     digest = hashlib.sha256(tensors["program"] + tensors["constants"]).hexdigest()
     data = save_tensors(arrays, {"format": FORMAT, "version": str(VERSION), "sha256": digest})
-    write_whole(path, data)
+    write_whole(path, _in_fixed_order(data))
+
+
+def _in_fixed_order(data: bytes) -> bytes:
+    """Returns the same safetensors file with its header sorted: safetensors orders metadata anew at every call."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load(path: str | os.PathLike) -> IntegerProgram:
