@@ -61,12 +61,23 @@ def _concatenate(xp, attributes: Attributes, batch: int, *xs):
     return xp.concatenate(xs, attributes["axis"])
 
 
+def _take(xp, attributes: Attributes, batch: int, x):
+    indices = np.asarray(attributes["indices"], np.int32)
+    steps = set(np.diff(indices).tolist())
+    if len(steps) <= 1 and min(steps, default=1) > 0:  # evenly spaced: a slice, which is faster than a gather
+        every = [slice(None)] * x.ndim
+        every[attributes["axis"]] = slice(int(indices[0]), int(indices[-1]) + 1, min(steps, default=1))
+        return x[tuple(every)]
+    return xp.take(x, indices, axis=attributes["axis"], mode="clip")
+
+
 ARRANGE: dict[str, Callable] = {
     "reshape": _reshape,
     "transpose": _transpose,
     "broadcast": _broadcast,
     "slice": _slice,
     "reverse": _reverse,
+    "take": _take,
     "pad": _pad,
     "concatenate": _concatenate,
 }

@@ -42,7 +42,7 @@ def sized(params: dict[str, Any], batch: Any | None, size: int) -> dict[str, Any
     """Returns an equation's parameters with the batch symbol replaced by a size."""
 
     def number(value):
-        if isinstance(value, tuple):
+        if type(value) is tuple:  # not a named one, such as the layout of a convolution
             return tuple(number(item) for item in value)
         if batch is not None and not isinstance(value, int) and type(value) is type(batch):
             return resolve(known_shape((value,), batch), size)[0]

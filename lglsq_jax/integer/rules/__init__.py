@@ -6,9 +6,10 @@ Supporting another primitive is one function here and one line in a table.
 
 from .arithmetic import ARITHMETIC
 from .arranging import ARRANGING
+from .indexing import INDEXING
 from .products import PRODUCTS
 from .quantizing import QUANTIZING
 from .reductions import REDUCTIONS
 
-RULES = {**ARITHMETIC, **ARRANGING, **PRODUCTS, **QUANTIZING, **REDUCTIONS}
+RULES = {**ARITHMETIC, **ARRANGING, **INDEXING, **PRODUCTS, **QUANTIZING, **REDUCTIONS}
 """``{primitive name: rule(context, equation, *values)}``."""

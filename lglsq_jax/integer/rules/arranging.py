@@ -15,7 +15,7 @@ from .context import Context, affine, known, unsupported
 
 def _reshape(context: Context, equation: Equation, x: Affine) -> Affine:
     shape = context.shape(equation)
-    if equation.params.get("dimensions") is not None:
+    if equation.primitive.name == "reshape" and equation.params["dimensions"] is not None:
         raise unsupported(equation, "it reorders dimensions while reshaping")
     return rearranged("reshape", {"sizes": encode(shape)}, shape, equation.path, x)
 
