@@ -18,6 +18,8 @@ def evaluate(context: Context, equation: Equation, operands: list[np.ndarray]) -
     shapes = [context.shape(equation, index) for index in range(len(equation.results))]
     if equation.primitive.name in _REPEATING:
         return [_repeat(equation, operands[0], shapes[0])]
+    if equation.primitive.name == "dim_as_value":
+        raise unsupported(equation, "it computes with the batch size")
     given = [known_shape(operand.shape, context.batch) for operand in equation.operands]
     if not any(isinstance(dim, Batch) for shape in (*given, *shapes) for dim in shape):
         return _bind(equation, operands, given, None, 1)

@@ -145,7 +145,7 @@ def _scoped_class(kind: type, path: str) -> type:
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OWN = tuple(os.path.join(_PACKAGE, *part) for part in (("integer",), ("ops",), ("layers.py",), ("quantizers.py",)))
+_NETWORKS = os.path.join(_PACKAGE, "models")  # the rest of the package is not the model's code
 
 
 def _source_line(traceback) -> str:
@@ -153,6 +153,11 @@ def _source_line(traceback) -> str:
     for frame in traceback.frames if traceback is not None else ():
         file = frame.file_name
         installed = any(f"{os.sep}{name}{os.sep}" in file for name in ("site-packages", "dist-packages"))
-        if not installed and not file.startswith(("<", *_OWN)) and f"{os.sep}lib{os.sep}python" not in file:
+        if (
+            not installed
+            and not file.startswith("<")
+            and (not file.startswith(_PACKAGE) or file.startswith(_NETWORKS))
+            and f"{os.sep}lib{os.sep}python" not in file
+        ):
             return f"{os.path.relpath(file) if os.path.isabs(file) else file}:{frame.line_num}"
     return ""
