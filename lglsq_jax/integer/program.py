@@ -121,9 +121,10 @@ class IntegerProgram:
         found: dict[str, np.ndarray] = {}
         for step in self.instructions:
             if step.op == "constant":
-                name, count = step.path or "constant", 2
+                base = name = step.path or "constant"
+                count = 2
                 while name in found:
-                    name, count = f"{step.path}#{count}", count + 1
+                    name, count = f"{base}#{count}", count + 1
                 found[name] = step.constants["codes"]
         return found
 

@@ -144,20 +144,16 @@ def _scoped_class(kind: type, path: str) -> type:
     return type(kind.__name__, (kind,), {"__call__": __call__})
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_NETWORKS = os.path.join(_PACKAGE, "models")  # the rest of the package is not the model's code
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_NETWORKS = os.path.join(_PACKAGE, "models", "")
+_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
 
 def _source_line(traceback) -> str:
-    """Returns the innermost line that is not inside a library."""
+    """Returns the innermost line that is the model's own, inside no library; our networks count as models."""
     for frame in traceback.frames if traceback is not None else ():
         file = frame.file_name
-        installed = any(f"{os.sep}{name}{os.sep}" in file for name in ("site-packages", "dist-packages"))
-        if (
-            not installed
-            and not file.startswith("<")
-            and (not file.startswith(_PACKAGE) or file.startswith(_NETWORKS))
-            and f"{os.sep}lib{os.sep}python" not in file
-        ):
+        library = file.startswith("<") or f"{os.sep}lib{os.sep}python" in file or any(n in file for n in _LIBRARIES)
+        if not library and (not file.startswith(_PACKAGE) or file.startswith(_NETWORKS)):
             return f"{os.path.relpath(file) if os.path.isabs(file) else file}:{frame.line_num}"
     return ""

@@ -107,7 +107,7 @@ def test_the_message_lists_what_is_supported():
 def test_a_supported_operation_says_what_it_cannot_do(operation, reason):
     with pytest.raises(LoweringError, match=reason) as caught:
         lq.integer.lower(operation, X)
-    assert re.search(r"the model itself \(tests/integer/test_refusals\.py:\d+\)", str(caught.value))
+    assert re.search(r"the model itself \(tests/integer/(test_refusals|checks)\.py:\d+\)", str(caught.value))
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,243 @@
+"""A saved program comes back to the bit; any other file is refused in one sentence, and nothing saved is lost."""
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+import zlib
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import lglsq_jax as lq
+from lglsq_jax.errors import UserError
+from lglsq_jax.integer import storage
+
+from .checks import normal
+
+X = normal(8, 40)
+WEIGHT_BITS = 3
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs):
+        weights = lq.QuantSpec(bits=WEIGHT_BITS, channel_axis=-1)
+        inputs = lq.QuantSpec(bits=4, batch_axis=0)
+        self.first = lq.QuantLinear(40, 200, weights=weights, inputs=inputs, rngs=rngs)
+        self.second = lq.QuantLinear(200, 5, weights=weights, inputs=inputs, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(nnx.relu(self.first(x)))
+
+
+@pytest.fixture(scope="module")
+def program():
+    model = Network(nnx.Rngs(0))
+    lq.calibrate(model, [X])
+    model.eval()
+    return lq.integer.lower(model, X)
+
+
+@pytest.fixture
+def saved(program, tmp_path):
+    path = tmp_path / "program.safetensors"
+    program.save(path)
+    return path
+
+
+def refused(path) -> str:
+    """The one sentence that says what is wrong with a file."""
+    with pytest.raises(UserError) as caught:
+        lq.integer.load(path)
+    message = str(caught.value)
+    assert str(path) in message and "is not a usable integer program: " in message
+    assert "\n" not in message and "Traceback" not in message
+    return message.split("is not a usable integer program: ")[1]
+
+
+def rewritten(path, change) -> None:
+    """Changes the list of instructions of a saved program, with a checksum that fits again."""
+    with safe_open(path, "numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    header = json.loads(zlib.decompress(tensors["program"].tobytes()))
+    change(header)
+    tensors["program"] = np.frombuffer(zlib.compress(json.dumps(header).encode()), np.uint8)
+    both = tensors["program"].tobytes() + tensors["constants"].tobytes()
+    save_file(tensors, path, {**metadata, "sha256": hashlib.sha256(both).hexdigest()})
+
+
+def step_of(header, op) -> list:
+    return next(step for step in header["instructions"] if step[0] == op)
+
+
+def test_a_program_comes_back_to_the_bit(program, saved):
+    loaded = lq.integer.load(saved)
+    assert (loaded.input_shape, loaded.input_dtype) == (program.input_shape, program.input_dtype)
+    assert loaded.output_step == program.output_step
+    assert len(loaded.instructions) == len(program.instructions)
+    for ours, theirs in zip(program.instructions, loaded.instructions, strict=True):
+        for field in ("op", "inputs", "shape", "low", "high", "path", "name", "attributes"):
+            assert getattr(ours, field) == getattr(theirs, field)
+        assert set(ours.constants) == set(theirs.constants)
+        for name, array in ours.constants.items():
+            assert array.dtype == theirs.constants[name].dtype
+            np.testing.assert_array_equal(array, theirs.constants[name])
+    np.testing.assert_array_equal(loaded(X), program(X))
+    assert str(jax.make_jaxpr(loaded.integer_body)(loaded.encode(X))).count("f32") == 0
+
+
+def test_saving_again_writes_the_same_bytes(saved):
+    before = saved.read_bytes()
+    lq.integer.load(saved).save(saved)
+    assert saved.read_bytes() == before
+
+
+def test_weights_take_their_true_bit_width(program, saved):
+    with safe_open(saved, "numpy") as file:
+        constants = file.get_tensor("constants").size
+    true_bytes = (40 * 200 + 200 * 5) * WEIGHT_BITS / 8
+    assert program.summary().weight_bytes == true_bytes
+    others = sum(a.nbytes for s in program.instructions if s.op != "constant" for a in s.constants.values())
+    assert constants == true_bytes + others
+    assert saved.stat().st_size < true_bytes + others + 2500  # the instructions, compressed, and the header
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_truncated_file_is_refused(saved, fraction):
+    whole = saved.read_bytes()
+    part = saved.with_name("part")
+    part.write_bytes(whole[: int(len(whole) * fraction)])
+    assert any(said in refused(part) for said in ("bytes", "truncated", "not a whole safetensors file"))
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_file_with_one_byte_changed_is_refused(saved, data):
+    changed = bytearray(saved.read_bytes())
+    changed[data.draw(st.integers(0, len(changed) - 1))] ^= data.draw(st.integers(1, 255))
+    other = saved.with_name("changed")
+    other.write_bytes(changed)
+    try:
+        loaded = lq.integer.load(other)
+    except UserError:
+        refused(other)
+    else:  # a byte that means nothing, such as a blank in the header
+        np.testing.assert_array_equal(loaded(X), lq.integer.load(saved)(X))
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_any_other_file_is_refused(saved, contents):
+    other = saved.with_name("other")
+    other.write_bytes(contents)
+    refused(other)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    class Exploit:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    path = tmp_path / "exploit"
+    path.write_bytes(pickle.dumps(Exploit()))
+    refused(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_tensors_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"fc.weight": np.zeros((2, 2), np.float32)}, path)
+    assert refused(path) == f"its format is None, not {storage.FORMAT!r}"
+    save_file({"fc.weight": np.zeros((2, 2), np.float32)}, path, {"format": storage.FORMAT, "version": "1"})
+    assert refused(path) == "it does not hold the two byte arrays of a program"
+
+
+def test_a_newer_version_is_refused(saved):
+    with safe_open(saved, "numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    save_file(tensors, saved, {**metadata, "version": "7"})
+    assert refused(saved) == "its version is '7'; this release reads version 1"
+
+
+def set_first_constant(size, offset=0):
+    def change(header):
+        step_of(header, "constant")[-1]["codes"][1:] = [size, offset]
+
+    return change
+
+
+FORGERIES = {
+    "more codes than the file holds": (set_first_constant([10**6, 10**6]), "beyond the end of the file"),
+    "sizes whose product is enormous": (set_first_constant([10**30, 10**30]), "beyond the end of the file"),
+    "an offset beyond the end": (set_first_constant([40, 200], 10**9), "beyond the end of the file"),
+    "a negative size": (set_first_constant([-1, 8]), "has shape"),
+    "a fractional size": (set_first_constant([2.5]), "has shape"),
+    "an unknown operation": (lambda h: step_of(h, "rescale").__setitem__(0, "eval"), "unknown operation 'eval'"),
+    "a later input": (lambda h: step_of(h, "multiply").__setitem__(1, [99, 0]), "which are not all before it"),
+    "a negative input": (lambda h: step_of(h, "multiply").__setitem__(1, [-1, 0]), "which are not all before it"),
+    "a shift of 63": (lambda h: step_of(h, "rescale")[5].update(shift=63), "shifts by 63, not by 1 to 62"),
+    "no shift": (lambda h: step_of(h, "rescale")[5].pop("shift"), "it has no 'shift'"),
+    "shifts of terms": (lambda h: step_of(h, "rescale")[5].update(term_shifts=[99]), "shifts its terms by"),
+    "a float in the body": (
+        lambda h: step_of(h, "rescale")[-1]["multiplier0"].__setitem__(0, "float32"),
+        "is float32, not",
+    ),
+    "a shape of words": (lambda h: step_of(h, "rescale").__setitem__(2, ["many"]), "a dimension must be"),
+    "missing fields": (lambda h: step_of(h, "rescale").pop(), "does not have the fields"),
+    "other fields": (lambda h: h.update(fields=["op"]), "its instructions have the fields"),
+    "no instructions": (lambda h: h.update(instructions=[]), "it has no instructions"),
+    "an infinite step": (lambda h: h.update(output_step=float("inf")), "no finite output step"),
+    "an integer input": (lambda h: h.update(input_dtype="int32"), "its input dtype 'int32' is not a float"),
+    "constants in a list": (lambda h: step_of(h, "rescale").__setitem__(-1, [1]), "has no attribute 'items'"),
+    "nothing of a program": (lambda h: h.clear(), "it has no 'fields'"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_file_is_refused(saved, change, said):
+    rewritten(saved, change)
+    assert said in refused(saved)
+
+
+def test_instructions_that_inflate_without_end_are_refused(saved, monkeypatch):
+    monkeypatch.setattr(storage, "_LARGEST_HEADER", 1000)
+    rewritten(saved, lambda header: header.update(note="a" * 10**6))
+    assert "longer than 1000 bytes" in refused(saved)
+
+
+def test_a_header_longer_than_the_file_is_refused(tmp_path):
+    path = tmp_path / "long"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    assert "header is longer than the file" in refused(path)
+
+
+def test_a_missing_file_is_the_system_s_own_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        lq.integer.load(tmp_path / "nothing")
+
+
+def test_a_full_disk_leaves_the_earlier_file(program, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        program.save(saved)
+    assert saved.read_bytes() == before
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_a_missing_folder_is_an_error_and_leaves_nothing(program, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        program.save(tmp_path / "nowhere" / "program")
+    assert list(tmp_path.iterdir()) == []
