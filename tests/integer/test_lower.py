@@ -99,6 +99,12 @@ ARITHMETIC = {
         nnx.relu(signed(x) + unsigned(x) - 0.05) + conv(signed(x), weights(3, 3, 4, 4))
     ),
     "stream of large numbers beside few codes": lambda x: nnx.relu(signed(x) * 300 - 1) / 200 + fake(x, 0.2, SIGNED),
+    "relu below what only the padding reaches": lambda x: (
+        5
+        * nnx.relu(
+            0.02 * conv(jnp.maximum(fake(x, 0.125, UNSIGNED), 1.25), fake(jnp.ones((3, 3, 4, 2)), 1.0, SIGNED)) - 0.85
+        )
+    ),
     "the same twice": lambda x: signed(x) + signed(x),
     "larger of two": lambda x: jnp.maximum(signed(x), fake(-1.3 * x, 0.11, UNSIGNED)),
     "smaller of two of one scale": lambda x: jnp.minimum(signed(x), signed(-x * 1.3)),

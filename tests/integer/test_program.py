@@ -1,5 +1,7 @@
 """The parts of a program fit together, and a wrong input is told what is right."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,20 +53,34 @@ def test_a_call_is_encode_body_decode(which, request):
 SCALES = st.floats(-20, 20).map(lambda power: np.float32(2.0**power))
 
 
+def encoding(spec, scale) -> Instruction:
+    ends = {"low": spec.minimum, "high": spec.maximum, "dtype": jnp.dtype(spec.code_dtype).name}
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    constants = {"gain": one, "bias": zero, "scale": np.float32(scale), "offset": np.float32(0)}
+    return Instruction("encode", (0,), ("b*1",), spec.minimum, spec.maximum, ends, constants)
+
+
 @given(SCALES, st.lists(st.tuples(st.integers(-20, 20), st.sampled_from([-1, 0, 1])), min_size=24, max_size=24))
 def test_codes_are_the_quantizer_s_to_the_bit_at_ties_and_their_neighbours(scale, ties):
     x = np.array([(code + 0.5) * scale for code, _ in ties], np.float32)
     x = np.nextafter(x, x * (1 + np.array([side for _, side in ties], np.float32)))
     for spec in (SIGNED, UNSIGNED):
-        ends = {"low": spec.minimum, "high": spec.maximum, "dtype": jnp.dtype(spec.code_dtype).name}
-        zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-        constants = {"gain": one, "bias": zero, "scale": np.float32(scale), "offset": np.float32(0)}
-        step = Instruction("encode", (0,), ("b*1",), spec.minimum, spec.maximum, ends, constants)
+        step = encoding(spec, scale)
         expected = lq.quantize(x, scale, spec)
         for run in (_encode, jax.jit(lambda step, x: _encode(step, x), static_argnums=0)):
             found = run(step, jnp.asarray(x))
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
+
+
+def test_a_single_value_at_a_tie_has_the_code_that_it_has_among_others():
+    """XLA divides by a scale that is not broadcast in another way, which the code must not depend on."""
+    rng = np.random.default_rng(0)
+    scales = np.exp(rng.normal(size=300)).astype(np.float32)
+    ties = ((rng.integers(-8, 7, 300) + np.float32(0.5)) * scales).astype(np.float32)
+    found = [_encode(encoding(SIGNED, scale), x[None]).item() for scale, x in zip(scales, ties, strict=True)]
+    expected = lq.quantize(ties, scales, dataclasses.replace(SIGNED, channel_axis=0))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_an_offset_and_a_scale_of_the_model_are_used_as_they_are():
