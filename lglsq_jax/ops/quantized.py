@@ -5,11 +5,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from ..quantizers import broadcast_scale, check_scale, float_codes, quantizer_gradients
 from ..spec import QuantSpec
 from .exact import convolve_codes, multiply_codes
+from .kernel_gradient import kernel_gradient
 from .window import Window, convolve, convolve_depthwise
 
 
@@ -79,9 +81,11 @@ class _Convolution:
     def of_codes(self, x, kernel, x_range, kernel_range):
         return convolve_codes(x, kernel, self.window, x_range, kernel_range)
 
-    def of_floats(self, x, kernel):
-        run = convolve_depthwise if self.window.is_depthwise(kernel.shape) else convolve
-        return run(x, kernel, self.window)
+    def pull_back(self, x, kernel, gradient):
+        if self.window.is_depthwise(kernel.shape):
+            return jax.vjp(lambda x, kernel: convolve_depthwise(x, kernel, self.window), x, kernel)[1](gradient)
+        (x_gradient,) = jax.vjp(lambda x: convolve(x, kernel, self.window), x)[1](gradient)
+        return x_gradient, kernel_gradient(x, gradient, kernel.shape, self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +93,8 @@ class _Matmul:
     def of_codes(self, x, kernel, x_range, kernel_range):
         return multiply_codes(x, kernel, x_range, kernel_range)
 
-    def of_floats(self, x, kernel):
-        return x @ kernel
+    def pull_back(self, x, kernel, gradient):
+        return jax.vjp(jnp.matmul, x, kernel)[1](gradient)
 
 
 def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, product):
@@ -147,10 +151,11 @@ def _product_backward(inputs, weights, product, saved, gradient):
         x_hat = x_hat + x_offset.astype(jnp.float32)
     wide_scale = broadcast_scale(kernel_scale.astype(jnp.float32), weights, kernel.ndim)
     kernel_hat = float_codes(kernel, kernel_scale, None, weights) * wide_scale
-    _, pull_back = jax.vjp(product.of_floats, x_hat, kernel_hat)
-    x_gradient, kernel_gradient = pull_back(gradient.astype(jnp.float32))
-    x_part = quantizer_gradients(inputs, x, x_scale, x_offset, progress, x_gradient)
-    kernel_part = quantizer_gradients(weights, kernel, kernel_scale, None, progress, kernel_gradient)
+    # The upstream gradient is made once and read three times, not made again, in a bad order, inside each reader.
+    gradient = lax.optimization_barrier(gradient.astype(jnp.float32))
+    of_x, of_kernel = product.pull_back(x_hat, kernel_hat, gradient)
+    x_part = quantizer_gradients(inputs, x, x_scale, x_offset, progress, of_x)
+    kernel_part = quantizer_gradients(weights, kernel, kernel_scale, None, progress, of_kernel)
     return x_part[0], kernel_part[0], x_part[1], kernel_part[1], x_part[2], jnp.zeros_like(progress)
 
 
