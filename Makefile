@@ -2,6 +2,7 @@
 #
 #   ARGS   more flags for the program that a target runs:  make train ARGS="--quantized.epochs 3"
 #   PYTHON the interpreter that .venv is made with, 3.11 or newer:  make env PYTHON=python3.12
+#   JOBS   how many processes run the tests; 0: none beside pytest itself
 #   EXTRA  more packages for .venv, such as JAX's own for an accelerator:  make env EXTRA="jax[cuda13]"
 
 .DEFAULT_GOAL := help
@@ -13,6 +14,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 ARGS ?=
+JOBS ?= 2
 EXTRA ?=
 
 help: ## list the targets
@@ -25,7 +27,7 @@ train: $(STAMP) ## train on the embedded digits: float, low bits, integers, tabl
 	$(BIN)/python train.py digits $(ARGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 check: $(STAMP) ## check format, lint and types
 	@status=0; for step in "ruff format --check ." "ruff check ." pyright; do \

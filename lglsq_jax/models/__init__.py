@@ -1,16 +1,27 @@
 """Float networks with TorchVision's module names, and the rules that are recommended for quantizing them."""
 
+from .mobilenet import InvertedResidual, MobileNetV2, mobilenet_v2
 from .recommended import recommended_rules
 from .resnet import BasicBlock, Bottleneck, ResNet, resnet8, resnet18, resnet20, resnet34, resnet50
+from .shufflenet import ShuffleNetV2, ShuffleUnit, shufflenet_v2
+from .torchvision import load_torchvision, save_torchvision
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "InvertedResidual",
+    "MobileNetV2",
     "ResNet",
+    "ShuffleNetV2",
+    "ShuffleUnit",
+    "load_torchvision",
+    "mobilenet_v2",
     "recommended_rules",
     "resnet8",
     "resnet18",
     "resnet20",
     "resnet34",
     "resnet50",
+    "save_torchvision",
+    "shufflenet_v2",
 ]

@@ -6,7 +6,9 @@ from flax import nnx
 
 from ..convert import Rule
 from ..spec import QuantSpec
+from .mobilenet import MobileNetV2
 from .resnet import ResNet
+from .shufflenet import ShuffleNetV2
 
 _END_BITS = 8
 
@@ -17,12 +19,14 @@ def recommended_rules(
     """Rules for ``quantize_model``: the given quantizers inside the network, 8 bits at its two ends.
 
     The first layer sees signed images and the last one decides between classes; at 8 bits both cost little and keep
-    most of the accuracy, which is the usual practice (Esser et al., LSQ, ICLR 2020, section 3).
+    most of the accuracy, which is the usual practice (Esser et al., LSQ, ICLR 2020, section 3). Depthwise
+    convolutions have a weight scale for each channel.
 
     Args:
         model: a network of ``lglsq_jax.models``.
         weights: quantizer of the inner layers' weights; None leaves all weights in float.
-        inputs: quantizer of the inner layers' inputs, which all follow a ReLU; None leaves all inputs in float.
+        inputs: quantizer of the inner layers' inputs, unsigned where a network has only ReLUs between its layers; it is
+            made signed for the inputs that follow no ReLU. None leaves all inputs in float.
 
     Raises:
         TypeError: there are no rules for this kind of model.
@@ -38,17 +42,47 @@ def recommended_rules(
 
 
 def _resnet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+    return [Rule(r".*", weights=weights, inputs=inputs), *_end_rules("conv1", "fc", weights, inputs)]
+
+
+def _mobilenet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+    # Expansions, and the last convolution, read a linear bottleneck: the only inner inputs below zero.
     return [
         Rule(r".*", weights=weights, inputs=inputs),
+        Rule(r"features/(1/conv/0|\d+/conv/1)/0", weights=_per_channel(weights), inputs=inputs),
+        Rule(r"features/(([2-9]|1\d)/conv/0|18)/0", weights=weights, inputs=_signed(inputs)),
+        *_end_rules("features/0/0", "classifier/1", weights, inputs),
+    ]
+
+
+def _shufflenet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+    # A 1x1 convolution after a depthwise one reads its batch norm without an activation between.
+    return [
+        Rule(r".*", weights=weights, inputs=inputs),
+        Rule(r"stage\d/\d/(branch1/0|branch2/3)", weights=_per_channel(weights), inputs=inputs),
+        Rule(r"stage\d/\d/(branch1/2|branch2/5)", weights=weights, inputs=_signed(inputs)),
+        *_end_rules("conv1/0", "fc", weights, inputs),
+    ]
+
+
+def _end_rules(first: str, last: str, weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+    return [
+        Rule(first, weights=_at_the_end(weights, signed=True), inputs=_at_the_end(inputs, signed=True, batch_axis=0)),
         Rule(
-            r"conv1", weights=_at_the_end(weights, signed=True), inputs=_at_the_end(inputs, signed=True, batch_axis=0)
-        ),
-        Rule(
-            r"fc",
+            last,
             weights=_of_a_matrix(_at_the_end(weights, signed=True)),
             inputs=_of_a_matrix(_at_the_end(inputs, signed=False, narrow_range=False, batch_axis=0)),
         ),
     ]
+
+
+def _per_channel(spec: QuantSpec | None) -> QuantSpec | None:
+    """One scale a channel: the filters of a depthwise convolution differ in size by orders of magnitude."""
+    return spec and dataclasses.replace(spec, channel_axis=-1)
+
+
+def _signed(spec: QuantSpec | None) -> QuantSpec | None:
+    return spec and dataclasses.replace(spec, signed=True)
 
 
 def _at_the_end(spec: QuantSpec | None, **changes) -> QuantSpec | None:
@@ -62,4 +96,4 @@ def _of_a_matrix(spec: QuantSpec | None) -> QuantSpec | None:
     return dataclasses.replace(spec, channel_axis=1)
 
 
-_RULES = {ResNet: _resnet_rules}
+_RULES = {ResNet: _resnet_rules, MobileNetV2: _mobilenet_rules, ShuffleNetV2: _shufflenet_rules}

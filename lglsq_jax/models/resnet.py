@@ -8,50 +8,19 @@ stride of a bottleneck is on its 3x3 convolution, and a shortcut that has to fit
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-_he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-_torch_linear = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _conv(in_features: int, out_features: int, kernel_size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution without bias, padded by ``(kernel_size - 1) // 2`` on every side.
-
-    The padding is explicit because ``"SAME"`` pads only below and to the right at stride 2, which shifts every
-    feature map against weights trained elsewhere.
-    """
-    return nnx.Conv(
-        in_features,
-        out_features,
-        (kernel_size, kernel_size),
-        strides=(stride, stride),
-        padding=((kernel_size - 1) // 2,) * 2,
-        use_bias=False,
-        kernel_init=_he_normal,
-        rngs=rngs,
-    )
-
-
-def _batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+from .parts import apply, batch_norm, check_images, conv, linear, require_count
 
 
 def _shortcut(in_features: int, out_features: int, stride: int, rngs: nnx.Rngs) -> nnx.List | None:
     """Convolution and batch norm that fit the block's input to its output; None where it fits already."""
     if stride == 1 and in_features == out_features:
         return None
-    return nnx.List([_conv(in_features, out_features, 1, stride, rngs), _batch_norm(out_features, rngs)])
-
-
-def _apply(layers: nnx.List | None, x: jax.Array) -> jax.Array:
-    for layer in layers or ():
-        x = layer(x)
-    return x
+    return nnx.List([conv(in_features, out_features, 1, stride, rngs), batch_norm(out_features, rngs)])
 
 
 class BasicBlock(nnx.Module):
@@ -60,16 +29,16 @@ class BasicBlock(nnx.Module):
     expansion = 1
 
     def __init__(self, in_features: int, features: int, stride: int, *, rngs: nnx.Rngs):
-        self.conv1 = _conv(in_features, features, 3, stride, rngs)
-        self.bn1 = _batch_norm(features, rngs)
-        self.conv2 = _conv(features, features, 3, 1, rngs)
-        self.bn2 = _batch_norm(features, rngs)
+        self.conv1 = conv(in_features, features, 3, stride, rngs)
+        self.bn1 = batch_norm(features, rngs)
+        self.conv2 = conv(features, features, 3, 1, rngs)
+        self.bn2 = batch_norm(features, rngs)
         self.downsample = _shortcut(in_features, features, stride, rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return nnx.relu(y + _apply(self.downsample, x))
+        return nnx.relu(y + apply(self.downsample, x))
 
 
 class Bottleneck(nnx.Module):
@@ -79,19 +48,19 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, in_features: int, features: int, stride: int, *, rngs: nnx.Rngs):
         out_features = features * self.expansion
-        self.conv1 = _conv(in_features, features, 1, 1, rngs)
-        self.bn1 = _batch_norm(features, rngs)
-        self.conv2 = _conv(features, features, 3, stride, rngs)
-        self.bn2 = _batch_norm(features, rngs)
-        self.conv3 = _conv(features, out_features, 1, 1, rngs)
-        self.bn3 = _batch_norm(out_features, rngs)
+        self.conv1 = conv(in_features, features, 1, 1, rngs)
+        self.bn1 = batch_norm(features, rngs)
+        self.conv2 = conv(features, features, 3, stride, rngs)
+        self.bn2 = batch_norm(features, rngs)
+        self.conv3 = conv(features, out_features, 1, 1, rngs)
+        self.bn3 = batch_norm(out_features, rngs)
         self.downsample = _shortcut(in_features, out_features, stride, rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = nnx.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return nnx.relu(y + _apply(self.downsample, x))
+        return nnx.relu(y + apply(self.downsample, x))
 
 
 class ResNet(nnx.Module):
@@ -132,13 +101,13 @@ class ResNet(nnx.Module):
     ):
         counts = {"num_classes": num_classes, "in_channels": in_channels, "stem_stride": stem_stride}
         for name, count in counts.items():
-            _require_count(name, count)
+            require_count(name, count)
         self.in_channels = in_channels
         self.stages = len(depths)
         self.stem_pool = stem_pool
 
-        self.conv1 = _conv(in_channels, widths[0], stem_kernel, stem_stride, rngs)
-        self.bn1 = _batch_norm(widths[0], rngs)
+        self.conv1 = conv(in_channels, widths[0], stem_kernel, stem_stride, rngs)
+        self.bn1 = batch_norm(widths[0], rngs)
         features = widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             blocks = []
@@ -148,14 +117,7 @@ class ResNet(nnx.Module):
                 features = width * block.expansion
             setattr(self, f"layer{stage + 1}", nnx.List(blocks))
 
-        bound = features**-0.5
-        self.fc = nnx.Linear(
-            features,
-            num_classes,
-            kernel_init=_torch_linear,
-            bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
-            rngs=rngs,
-        )
+        self.fc = linear(features, num_classes, rngs)
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
         """Logits of normalised images.
@@ -163,20 +125,14 @@ class ResNet(nnx.Module):
         Raises:
             ValueError: ``images`` is not a batch of images with ``in_channels`` channels.
         """
-        if images.ndim != 4 or images.shape[-1] != self.in_channels:
-            raise ValueError(f"`images` must have shape [n, h, w, {self.in_channels}], got {list(images.shape)}")
+        check_images(images, self.in_channels)
         x = nnx.relu(self.bn1(self.conv1(images)))
         if self.stem_pool:
             border = ((1, 1), (1, 1))
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=border)  # pyright: ignore[reportArgumentType]
         for stage in range(self.stages):
-            x = _apply(getattr(self, f"layer{stage + 1}"), x)
+            x = apply(getattr(self, f"layer{stage + 1}"), x)
         return self.fc(jnp.mean(x, axis=(1, 2)))
-
-
-def _require_count(name: str, count: Any):
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"`{name}` must be a whole number >= 1, got {count!r}")
 
 
 def _imagenet(block, depths: Sequence[int], num_classes: int, in_channels: int, rngs: nnx.Rngs) -> ResNet:

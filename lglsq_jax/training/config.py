@@ -16,15 +16,41 @@ class ModelConfig:
     """The network."""
 
     name: str = "resnet8"
-    """A network of lglsq_jax.models, such as resnet8, resnet20, resnet18."""
-    stem_stride: int = 1
-    """Stride of the first convolution (resnet8 and resnet20 only); 2 makes the network about four times cheaper."""
+    """A network of lglsq_jax.models, such as resnet8, resnet20, resnet18, mobilenet_v2, shufflenet_v2."""
+    stem_stride: int | None = None
+    """Stride of the first convolution (resnet8, resnet20, mobilenet_v2, shufflenet_v2); None: the network's own."""
+    stem_pool: bool | None = None
+    """Whether max pooling follows the first convolution (shufflenet_v2); None: the network's own, which is yes."""
+    width: float | None = None
+    """Multiplies the channels (mobilenet_v2: any number; shufflenet_v2: 0.5, 1, 1.5 or 2); None: 1."""
+    dropout: float | None = None
+    """Share of the classifier's inputs that training leaves out (mobilenet_v2); None: the network's own, 0.2."""
 
     def __post_init__(self):
         network = find_network(self.name)
-        check_whole("stem_stride", self.stem_stride, 1)
-        if self.stem_stride != 1 and not network.has_stem_stride:
-            raise UserError(f"`stem_stride` must be 1 for {self.name}, got {self.stem_stride}")
+        for name in self.options:
+            if name not in network.options:
+                takes = ", ".join(sorted(network.options)) or "no option"
+                raise UserError(
+                    f"`{name}` must be None for {self.name}, which takes {takes}; got {getattr(self, name)}"
+                )
+        if self.stem_stride is not None:
+            check_whole("stem_stride", self.stem_stride, 1)
+        if self.stem_pool not in (None, True, False):
+            raise UserError(f"`stem_pool` must be True, False or None, got {self.stem_pool!r}")
+        if self.width is not None:
+            check_number("width", self.width, 0, math.inf, open_low=True)
+            if network.widths and self.width not in network.widths:
+                allowed = ", ".join(f"{width:g}" for width in network.widths)
+                raise UserError(f"`width` must be one of {allowed} for {self.name}, got {self.width}")
+        if self.dropout is not None:
+            check_number("dropout", self.dropout, 0, 1, open_high=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of the network that are set."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name != "name" and value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,13 +138,13 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
 def build_float(config: TrainConfig, dataset: Dataset):
     """Returns the float network with its starting weights."""
     network = find_network(config.model.name)
-    return network.build(dataset.num_classes, dataset.image_shape[-1], config.model.stem_stride, config.seed)
+    return network.build(dataset.num_classes, dataset.image_shape[-1], config.model.options, config.seed)
 
 
 def blank_float(config: TrainConfig, dataset: Dataset):
     """Returns the float network with zeros for weights: a structure to fill."""
     network = find_network(config.model.name)
-    return network.blank(dataset.num_classes, dataset.image_shape[-1], config.model.stem_stride)
+    return network.blank(dataset.num_classes, dataset.image_shape[-1], config.model.options)
 
 
 def quantization_rules(config: TrainConfig, model):
@@ -207,10 +207,10 @@ def quantization_plan(config: TrainConfig, snapshot: Snapshot | None) -> Plan:
     def shape(name: str) -> tuple[int, ...] | None:
         return leaves[name].shape if name in leaves else None
 
-    stem, head = shape("train.parameters.conv1.kernel"), shape("train.parameters.fc.kernel")
     network = find_network(config.model.name)
+    stem, head = (shape(f"train.parameters.{path.replace('/', '.')}.kernel") for path in (network.first, network.last))
     channels, classes = stem[-2] if stem else 3, head[-1] if head else 10
-    model = network.blank(classes, channels, config.model.stem_stride)
+    model = network.blank(classes, channels, config.model.options)
     quantized = quantize_model(model, quantization_rules(config, model))
     if snapshot is None or snapshot.phase != "quantized":
         return plan(quantized)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from typing import Any
 
 from ..errors import UserError
 
@@ -12,42 +13,56 @@ class Network:
 
     Attributes:
         name: of the function there.
-        has_stem_stride: whether it takes ``stem_stride``.
+        options: which of its arguments a config may set.
+        widths: the values that ``width`` may have; empty: any number above 0.
+        first: path of its first convolution.
+        last: path of its last linear layer.
     """
 
     name: str
-    has_stem_stride: bool = False
+    options: frozenset[str] = frozenset()
+    widths: tuple[float, ...] = ()
+    first: str = "conv1"
+    last: str = "fc"
 
-    def build(self, num_classes: int, in_channels: int, stem_stride: int, seed: int):
+    def build(self, num_classes: int, in_channels: int, options: dict[str, Any], seed: int):
         """Returns the float nnx model with weights drawn from ``seed``."""
         from flax import nnx
 
         from .. import models
 
-        stride = {"stem_stride": stem_stride} if self.has_stem_stride else {}
         return getattr(models, self.name)(
-            num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **stride
+            num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **options
         )
 
-    def blank(self, num_classes: int, in_channels: int, stem_stride: int):
+    def blank(self, num_classes: int, in_channels: int, options: dict[str, Any]):
         """Returns the model with zeros for weights, at once: drawing them takes seconds of compiling."""
         import jax
+        import jax.numpy as jnp
         import numpy as np
         from flax import nnx
 
-        shapes = nnx.eval_shape(lambda: self.build(num_classes, in_channels, stem_stride, 0))
+        def zeros(leaf):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jnp.zeros(leaf.shape, leaf.dtype)
+            return jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
+
+        shapes = nnx.eval_shape(lambda: self.build(num_classes, in_channels, options, 0))
         graph, state = nnx.split(shapes)
-        return nnx.merge(graph, jax.tree.map(lambda leaf: jax.numpy.asarray(np.zeros(leaf.shape, leaf.dtype)), state))
+        return nnx.merge(graph, jax.tree.map(zeros, state))
 
 
+_STRIDE = frozenset({"stem_stride"})
 NETWORKS = {
     network.name: network
     for network in (
-        Network("resnet8", has_stem_stride=True),
-        Network("resnet20", has_stem_stride=True),
+        Network("resnet8", _STRIDE),
+        Network("resnet20", _STRIDE),
         Network("resnet18"),
         Network("resnet34"),
         Network("resnet50"),
+        Network("mobilenet_v2", _STRIDE | {"width", "dropout"}, first="features/0/0", last="classifier/1"),
+        Network("shufflenet_v2", _STRIDE | {"width", "stem_pool"}, widths=(0.5, 1.0, 1.5, 2.0), first="conv1/0"),
     )
 }
 

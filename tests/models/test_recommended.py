@@ -2,6 +2,8 @@
 
 import re
 
+import jax
+import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import given
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from lglsq_jax import methods, models
 from lglsq_jax.convert import Rule
 from lglsq_jax.spec import QuantSpec
+
+from .test_mobile import filled
 
 BUILDERS = [models.resnet8, models.resnet20, models.resnet18, models.resnet50]
 OUTLINES = [nnx.eval_shape(lambda build=build: build(rngs=nnx.Rngs(0))) for build in BUILDERS]
@@ -58,6 +62,51 @@ def test_channels_stay_channels_in_the_matrix_of_the_last_layer(axis, expected):
     assert last_match(rules, "conv1").weights.channel_axis == axis
 
 
+@pytest.mark.parametrize(
+    ("build", "ends"),
+    [(models.mobilenet_v2, ("features/0/0", "classifier/1")), (models.shufflenet_v2, ("conv1/0", "fc"))],
+)
+def test_mobile_networks_have_channel_scales_where_depthwise_and_signed_inputs_where_nothing_clips_at_zero(build, ends):
+    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    weights, inputs = QuantSpec(bits=4), QuantSpec(bits=4, signed=False, batch_axis=0)
+    rules = models.recommended_rules(model, weights=weights, inputs=inputs)
+    modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
+    signed = set()
+    for path in layer_paths(model):
+        rule = last_match(rules, path)
+        if path in ends:
+            assert (rule.weights.bits, rule.inputs.bits, rule.inputs.signed) == (8, 8, path == ends[0])
+            continue
+        depthwise = modules[path].feature_group_count > 1
+        assert rule.weights == (QuantSpec(bits=4, channel_axis=-1) if depthwise else weights)
+        assert rule.inputs.bits == 4
+        signed |= {path} if rule.inputs.signed else set()
+    assert signed == inputs_below_zero(build) - {ends[0]}
+
+
+def inputs_below_zero(build) -> set[str]:
+    """The layers whose inputs really go below zero, seen in a forward pass."""
+    graph, state = nnx.split(filled(build, num_classes=3))
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+
+    @jax.jit
+    def smallest_inputs(state, images):
+        model = nnx.merge(graph, state)
+        names = {id(module): "/".join(map(str, path)) for path, module in nnx.iter_modules(model)}
+        seen, convolve = {}, nnx.Conv.__call__
+
+        def watched(self, x):
+            seen[names[id(self)]] = x.min()
+            return convolve(self, x)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nnx.Conv, "__call__", watched)
+            model(images)
+        return seen
+
+    return {path for path, smallest in smallest_inputs(state, images).items() if smallest < 0}
+
+
 def test_no_quantizer_stays_no_quantizer():
     weights = QuantSpec(bits=4)
     assert all(rule.inputs is None for rule in models.recommended_rules(OUTLINES[0], weights=weights))
@@ -71,5 +120,5 @@ def test_narrow_signed_inputs_become_a_valid_unsigned_end():
 
 
 def test_a_network_without_rules_is_refused():
-    with pytest.raises(TypeError, match=r"`model` must be one of .*\(ResNet\), got Linear"):
+    with pytest.raises(TypeError, match=r"`model` must be one of .*\(ResNet, MobileNetV2, ShuffleNetV2\), got Linear"):
         models.recommended_rules(nnx.eval_shape(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))))

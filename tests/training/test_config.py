@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lglsq_jax.errors import UserError
 from lglsq_jax.training import ModelConfig, PhaseConfig, QuantizedConfig, TrainConfig
 from lglsq_jax.training.config import as_dict, differences, from_dict
+from lglsq_jax.training.networks import NETWORKS
 
 
 @given(
@@ -56,9 +58,24 @@ def test_a_field_out_of_range_is_refused_by_name(kind, field, value):
         kind(**{field: value})
 
 
-def test_a_stem_stride_that_a_network_lacks_is_refused():
-    with pytest.raises(UserError, match="`stem_stride` must be 1 for resnet18"):
+def test_an_option_that_a_network_lacks_is_refused():
+    with pytest.raises(UserError, match=r"^`stem_stride` must be None for resnet18, which takes no option; got 2$"):
         ModelConfig("resnet18", stem_stride=2)
+    with pytest.raises(UserError, match=r"^`width` must be None for resnet20, which takes stem_stride; got 0.5$"):
+        ModelConfig("resnet20", width=0.5)
+    with pytest.raises(UserError, match=r"^`width` must be one of 0.5, 1, 1.5, 2 for shufflenet_v2, got 0.7$"):
+        ModelConfig("shufflenet_v2", width=0.7)
+
+
+def test_every_network_is_built_with_every_option_it_takes():
+    values = {"stem_stride": 1, "stem_pool": False, "width": 0.5, "dropout": 0.1}
+    for name, network in NETWORKS.items():
+        config = ModelConfig(name, **{option: values[option] for option in network.options})
+        model = network.blank(3, 1, config.options)
+        found = dict(nnx.iter_modules(model))
+        layers = {"/".join(map(str, path)): module for path, module in found.items()}
+        assert isinstance(layers[network.first], nnx.Conv) and layers[network.first].in_features == 1
+        assert isinstance(layers[network.last], nnx.Linear) and layers[network.last].out_features == 3
 
 
 @pytest.mark.parametrize("change", [{"colour": 1}, {"seed": None}])
