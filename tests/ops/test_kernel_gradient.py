@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lglsq_jax.ops import Window
@@ -56,6 +56,7 @@ def reference(x, gradient, kernel_shape, window):
     return total
 
 
+@settings(max_examples=40)
 @given(geometries(), st.integers(0, 2**31), st.sampled_from([1, 200, 2**20]))
 def test_it_is_the_sum_over_samples_and_positions(geometry, seed, block):
     x_shape, kernel_shape, window = geometry
