@@ -23,6 +23,12 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).resolve().pare
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
+def pytest_collection_modifyitems(items):
+    """Files that train come first: started last, one of them would keep one process busy while the others wait."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or "train" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a command left behind."""
