@@ -27,7 +27,7 @@ train: $(STAMP) ## train on the embedded digits: float, low bits, integers, tabl
 	$(BIN)/python train.py digits $(ARGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) ## check format, lint and types
 	@status=0; for step in "ruff format --check ." "ruff check ." pyright; do \

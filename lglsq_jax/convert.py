@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .calibration import STARTS, init_scale
 from .layers import QuantConv, QuantLinear
 from .observe import layer_inputs
+from .ops.floats import conv_general_dilated
 from .paths import QuantLayer, products, quantized_layers
 from .spec import QuantSpec
 
@@ -103,6 +105,12 @@ def _quantized_copy(path: str, layer: nnx.Conv | nnx.Linear, rule: Rule) -> Quan
     }
     shared.update(weights=rule.weights, inputs=rule.inputs, kernel_init=zeros, rngs=nnx.Rngs(0))
     if isinstance(layer, nnx.Conv):
+        own = layer.conv_general_dilated
+        if not isinstance(layer, QuantConv) and own not in (lax.conv_general_dilated, conv_general_dilated):
+            raise TypeError(
+                f"layer {path!r} convolves by a function of its own, {getattr(own, '__qualname__', own)}; only "
+                "lax.conv_general_dilated can be replaced by a quantized convolution"
+            )
         names = ("strides", "padding", "input_dilation", "kernel_dilation", "feature_group_count", "mask")
         shared.update({name: getattr(layer, name) for name in names})
         copy = QuantConv(layer.in_features, layer.out_features, layer.kernel_size, **shared)

@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..primitives import define
+from .groups import convolve_by_shifts, prefers_shifts
 from .integer import convolve_int32, multiply_int32
-from .window import Window, convolve, convolve_depthwise
+from .window import Window, convolve
 
 Range = tuple[int, int]
 
@@ -67,10 +68,19 @@ def _in_arithmetic(arithmetic, x, kernel, x_range, float_product, integer_produc
 
 
 def convolve_in(
-    arithmetic: str, x: Float[Array, "n *spatial c"], kernel: Float[Array, "*taps i o"], window: Window, x_range: Range
+    arithmetic: str,
+    x: Float[Array, "n *spatial c"],
+    kernel: Float[Array, "*taps i o"],
+    window: Window,
+    x_range: Range,
+    *,
+    shifts: bool = False,
 ) -> Float[Array, "n *out o"]:
-    """Returns the convolution of codes in one given arithmetic, as float32; all agree to the bit below 2**24."""
-    run = convolve_depthwise if window.is_depthwise(kernel.shape) else convolve
+    """Returns the convolution of codes in one given arithmetic, as float32; all agree to the bit below 2**24.
+
+    ``shifts``: float products as a sum of shifted inputs times weights instead of the compiler's convolution.
+    """
+    run = convolve_by_shifts if shifts else convolve
     return _in_arithmetic(
         arithmetic,
         x,
@@ -98,11 +108,10 @@ def multiply_in(
 
 
 def _convolve_on(platform, x, kernel, *, window, x_range, kernel_range):
-    depthwise = window.is_depthwise(kernel.shape)
-    arithmetic = choose_arithmetic(
-        platform, x_range, kernel_range, window.terms(kernel.shape), 1 if depthwise else kernel.shape[-2]
-    )
-    return convolve_in(arithmetic, x, kernel, window, x_range)
+    terms = window.terms(kernel.shape)
+    arithmetic = choose_arithmetic(platform, x_range, kernel_range, terms, kernel.shape[-2])
+    shifts = platform == "cpu" and prefers_shifts(kernel.shape, window)
+    return convolve_in(arithmetic, x, kernel, window, x_range, shifts=shifts)
 
 
 def _multiply_on(platform, x, kernel, *, x_range, kernel_range):

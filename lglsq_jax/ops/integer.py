@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int32, Integer
 
-from .window import Window, convolve, convolve_depthwise
+from .groups import convolve_by_shifts, prefers_shifts
+from .window import Window, convolve
 
 _SHIFT = 128  # moves unsigned 8-bit codes into int8
 
@@ -27,7 +28,8 @@ def convolve_int32(
         code_maximum: the largest code that can occur.
     """
     kernel = kernel.astype(jnp.int8)
-    run = convolve_depthwise if window.is_depthwise(kernel.shape) else convolve
+    # On every platform: a GPU has no integer convolution, but it has integer products.
+    run = convolve_by_shifts if prefers_shifts(kernel.shape, window) else convolve
     if code_maximum <= 127:
         return run(codes.astype(jnp.int8), kernel, window, jnp.int32)
     shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)

@@ -18,29 +18,27 @@ def kernel_gradient(
     gradient: Float[Array, "n *out o"],
     kernel_shape: tuple[int, ...],
     window: Window,
-) -> Float[Array, "*taps i o"]:
+) -> Float[Array, "*taps c o"]:
     r"""Returns :math:`\partial L / \partial w` of ``y = x * w`` from ``g = ∂L/∂y``.
 
     .. math:: \partial L / \partial w_{t c o} = \sum_{n, p} x_{n,\, S p + D t,\, c} \; g_{n p o}
 
     for taps ``t``, output positions ``p``, strides ``S`` and dilations ``D`` of the window. On a CPU the sum is taken
     block by block along the first spatial axis, each block one matrix product of the shifted inputs with ``g``: about
-    twice as fast as the compiler's convolution of ``x`` with ``g``, whose window is as large as the image. Elsewhere,
-    and for grouped convolutions, it is the compiler's. The batch is never cut, so that a sharded one stays where it is.
+    twice as fast as the compiler's convolution of ``x`` with ``g``, whose window is as large as the image. Elsewhere it
+    is the compiler's. The batch is never cut, so that a sharded one stays where it is.
 
     Args:
         x: the convolution's input, float32.
         gradient: ``g``, float32.
-        kernel_shape: shape of the kernel, ``(*taps, c / groups, o)``.
-        window: the geometry.
+        kernel_shape: shape of the kernel, ``(*taps, c, o)``.
+        window: the geometry, of one group.
     """
 
     def by_compiler(x, gradient):
         _, pull_back = jax.vjp(lambda kernel: convolve(x, kernel, window), jnp.zeros(kernel_shape, x.dtype))
         return pull_back(gradient)[0]
 
-    if window.groups > 1:
-        return by_compiler(x, gradient)
     return lax.platform_dependent(
         x, gradient, cpu=lambda x, gradient: _by_blocks(x, gradient, kernel_shape, window), default=by_compiler
     )

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from ..quantizers import broadcast_scale, check_scale, float_codes, quantizer_gradients
 from ..spec import QuantSpec
 from .exact import convolve_codes, multiply_codes
-from .kernel_gradient import kernel_gradient
-from .window import Window, convolve, convolve_depthwise
+from .floats import pull_back
+from .window import Window
 
 
 def quantized_conv(
@@ -82,10 +82,7 @@ class _Convolution:
         return convolve_codes(x, kernel, self.window, x_range, kernel_range)
 
     def pull_back(self, x, kernel, gradient):
-        if self.window.is_depthwise(kernel.shape):
-            return jax.vjp(lambda x, kernel: convolve_depthwise(x, kernel, self.window), x, kernel)[1](gradient)
-        (x_gradient,) = jax.vjp(lambda x: convolve(x, kernel, self.window), x)[1](gradient)
-        return x_gradient, kernel_gradient(x, gradient, kernel.shape, self.window)
+        return pull_back(x, kernel, gradient, self.window)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
@@ -74,36 +72,3 @@ def convolve(
         feature_group_count=window.groups,
         preferred_element_type=result,
     )
-
-
-def convolve_depthwise(
-    x: Shaped[Array, "n *spatial c"], kernel: Shaped[Array, "*taps 1 c"], window: Window, result=None
-) -> Shaped[Array, "n *out c"]:
-    """Returns a depthwise convolution as a sum of shifted products, which a CPU does far faster than ``convolve``."""
-    result = result or x.dtype
-    zero = jnp.zeros((), x.dtype)
-    interior = [(0, 0, 0)] + [
-        (before, after, dilation - 1)
-        for (before, after), dilation in zip(window.padding, window.input_dilation, strict=True)
-    ]
-    padded = lax.pad(x, zero, [*interior, (0, 0, 0)])
-    taps = kernel.shape[:-2]
-    reach = [(size - 1) * dilation for size, dilation in zip(taps, window.kernel_dilation, strict=True)]
-    counts = [
-        (size - span - 1) // stride + 1
-        for size, span, stride in zip(padded.shape[1:-1], reach, window.strides, strict=True)
-    ]
-    total = None
-    for index in np.ndindex(*taps):
-        starts = [position * dilation for position, dilation in zip(index, window.kernel_dilation, strict=True)]
-        ends = [
-            start + (count - 1) * stride + 1
-            for start, count, stride in zip(starts, counts, window.strides, strict=True)
-        ]
-        shifted = lax.slice(padded, [0, *starts, 0], [x.shape[0], *ends, x.shape[-1]], [1, *window.strides, 1]).astype(
-            result
-        )
-        term = shifted * kernel[(*index, 0)].astype(result)
-        total = term if total is None else total + term
-    assert total is not None
-    return total

@@ -30,7 +30,7 @@ CONVOLUTIONS = {
 RANGES = {"signed": (-128, 127), "unsigned": (0, 255), "three bits": (-4, 3), "a bit": (0, 1)}
 WEIGHTS = (-128, 127)
 
-run_conv = jax.jit(convolve_in, static_argnums=(0, 3, 4))
+run_conv = jax.jit(convolve_in, static_argnums=(0, 3, 4), static_argnames="shifts")
 run_matmul = jax.jit(multiply_in, static_argnums=(0, 3))
 
 
@@ -77,10 +77,10 @@ def test_every_arithmetic_convolves_exactly(kind, limits, seed):
     window, rng = Window(*geometry), np.random.default_rng(seed)
     x, kernel = codes(rng, x_shape, RANGES[limits]), codes(rng, kernel_shape, WEIGHTS)
     expected = convolve_by_hand(x, kernel, window)
-    for arithmetic in ARITHMETICS:
-        found = run_conv(arithmetic, x, kernel, window, RANGES[limits])
+    for arithmetic, shifts in itertools.product(ARITHMETICS, (False, True) if window.groups > 1 else (False,)):
+        found = run_conv(arithmetic, x, kernel, window, RANGES[limits], shifts=shifts)
         assert found.dtype == jnp.float32
-        np.testing.assert_array_equal(found, expected, err_msg=arithmetic)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{arithmetic}, by shifts: {shifts}")
 
 
 @pytest.mark.parametrize("limits", RANGES)

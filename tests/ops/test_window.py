@@ -1,4 +1,4 @@
-"""The geometry of a convolution: named padding, the sum of shifted products, what is depthwise."""
+"""The geometry of a convolution: named padding, what is depthwise."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lglsq_jax.ops import Window
-from lglsq_jax.ops.window import convolve, convolve_depthwise
+from lglsq_jax.ops.window import convolve
 
 from .test_exact import CONVOLUTIONS
 
@@ -27,20 +27,6 @@ def test_named_padding_is_that_of_lax(padding, strides, dilation):
     rng = np.random.default_rng(0)
     x, kernel = jnp.float32(rng.integers(-8, 8, x)), jnp.float32(rng.integers(-8, 8, kernel))
     np.testing.assert_array_equal(convolve(x, kernel, window), by_name(x, kernel))
-
-
-@pytest.mark.parametrize("kind", [name for name in CONVOLUTIONS if "depthwise" in name and "multiplier" not in name])
-def test_shifted_products_are_the_convolution_forward_and_backward(kind):
-    x_shape, kernel_shape, *geometry = CONVOLUTIONS[kind]
-    window, rng = Window(*geometry), np.random.default_rng(1)
-    assert window.is_depthwise(kernel_shape)
-    x, kernel = jnp.float32(rng.integers(-8, 8, x_shape)), jnp.float32(rng.integers(-8, 8, kernel_shape))
-    expected, pull_expected = jax.vjp(lambda x, k: convolve(x, k, window), x, kernel)
-    found, pull_found = jax.vjp(lambda x, k: convolve_depthwise(x, k, window), x, kernel)
-    np.testing.assert_array_equal(found, expected)
-    g = jnp.float32(rng.integers(-8, 8, expected.shape))
-    for one, other in zip(pull_found(g), pull_expected(g), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_depthwise_and_how_many_terms_a_sum_has():
