@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -115,6 +116,28 @@ class IntegerProgram:
 
         return jax.jit(layer_codes)
 
+    @functools.cached_property
+    def replay(self):
+        """The jitted ``(codes, given, forced) -> (codes by layer, int32 logits)``, for comparisons layer by layer.
+
+        ``given`` holds codes for every named quantizer. Where ``forced`` is true each takes the place of the codes that
+        the program computed, which are returned all the same: what a layer makes of inputs that are not its own.
+        """
+
+        def replay(codes, given, forced):
+            computed = {}
+
+            def replace(step: Instruction, value):
+                if not step.name:
+                    return value
+                computed[step.name] = value
+                return jnp.where(forced, given[step.name].astype(value.dtype), value)
+
+            values = self._run_body(codes, replace)
+            return computed, values[len(self.instructions) - 1].astype(jnp.int32)
+
+        return jax.jit(replay)
+
     @property
     def weights(self) -> dict[str, np.ndarray]:
         """The integer weights, by the path of their layer (numbered where a layer has several)."""
@@ -162,7 +185,9 @@ class IntegerProgram:
                 values[index] = _run(step, x.shape[0], [values[number] for number in step.inputs])
         return codes
 
-    def _run_body(self, codes) -> dict[int, Any]:
+    def _run_body(
+        self, codes, replace: Callable[[Instruction, Any], Any] = lambda step, value: value
+    ) -> dict[int, Any]:
         given = list(codes) if isinstance(codes, tuple | list) else [codes]
         entries = [index for index, step in enumerate(self.instructions) if step.op == "encode"]
         if len(given) != len(entries):
@@ -177,11 +202,12 @@ class IntegerProgram:
             if array.ndim != len(shape) or any(isinstance(want, int) and want != have for want, have in pairs):
                 wanted = "[" + ", ".join(str(dim).replace("b*1", "n").replace("b*", "n*") for dim in shape) + "]"
                 raise ValueError(f"`codes` must have shape {wanted} as `encode` returns them, got {list(array.shape)}")
+            values[index] = replace(self.instructions[index], array)
         batch = self._batch_of(entries[0], values[entries[0]])
         for index, step in enumerate(self.instructions):
             ready = all(number in values for number in step.inputs)
             if index not in values and step.op not in ("input", "encode") and ready:
-                values[index] = _run(step, batch, [values[number] for number in step.inputs])
+                values[index] = replace(step, _run(step, batch, [values[number] for number in step.inputs]))
         return values
 
     def _batch_of(self, index: int, array) -> int:

@@ -29,12 +29,15 @@ class LayerReport:
         equal_fraction: fraction of codes that are the same.
         max_difference: largest difference between two codes.
         codes: number of codes compared.
+        own_difference: largest difference between two codes where all layers before got the model's own codes: what the
+            layer itself adds. It is 1 at a rounding tie, and never more in a program that is right.
     """
 
     path: str
     equal_fraction: float
     max_difference: int
     codes: int
+    own_difference: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +69,22 @@ class VerifyReport:
 
     @property
     def max_difference(self) -> int:
-        """The largest difference of any code."""
+        """The largest difference of any code, from the image on."""
         return max((layer.max_difference for layer in self.layers), default=0)
+
+    @property
+    def own_difference(self) -> int:
+        """The largest difference of any code that a layer makes of the model's own codes."""
+        return max((layer.own_difference for layer in self.layers), default=0)
 
     def __str__(self) -> str:
         width = max([len(layer.path) for layer in self.layers] + [5])
-        lines = [f"{'layer'.ljust(width)}  equal codes  largest difference"]
+        lines = [f"{'layer'.ljust(width)}  equal codes  largest difference  of the layer alone"]
         for layer in self.layers:
-            lines.append(f"{layer.path.ljust(width)}  {100 * layer.equal_fraction:9.4f} %  {layer.max_difference}")
+            lines.append(
+                f"{layer.path.ljust(width)}  {100 * layer.equal_fraction:9.4f} %  {layer.max_difference:18}  "
+                f"{layer.own_difference:18}"
+            )
         lines.append(
             f"same class for {100 * self.top1_agreement:.3f} % of {self.samples:,} samples; "
             f"{self.tied_samples:,} with a rounding tie, {self.unexplained:,} unexplained"
@@ -85,6 +96,9 @@ def verify(
     model: nnx.Module | Callable, program: IntegerProgram, batches: Iterable[Float[Array, "n ..."]]
 ) -> VerifyReport:
     """Compares every layer's codes, the logits and the chosen class over batches of inputs.
+
+    The program runs twice: from the image on, and once more with the model's codes in place of its own before each
+    layer, which tells what a layer adds from what it was handed.
 
     Args:
         model: the fake-quantized model that the program was lowered from, in evaluation mode.
@@ -109,17 +123,17 @@ def verify(
             compare, paths = _comparison(trace(model, batch), program)
         counts_of, same, tie, unexcused, difference = compare(batch, program.encode(batch))
         for path, counts in zip(paths, counts_of, strict=True):
-            previous = totals.get(path, np.zeros(3, np.int64))
-            sums = previous[:2] + np.asarray(counts[:2], np.int64)
-            totals[path] = np.array([*sums, max(previous[2], counts[2])], np.int64)
+            previous = totals.get(path, np.zeros(4, np.int64))
+            counts = np.asarray(counts, np.int64)
+            totals[path] = np.concatenate([previous[:2] + counts[:2], np.maximum(previous[2:], counts[2:])])
         samples += len(batch)
         agreed, tied, unexplained = agreed + int(same), tied + int(tie), unexplained + int(unexcused)
         logit_difference = max(logit_difference, float(difference))
     if not samples:
         raise ValueError("`batches` must hold at least one sample to verify on, got none")
     reports = tuple(
-        LayerReport(path, float(equal / max(count, 1)), int(largest), int(count))
-        for path, (equal, count, largest) in totals.items()
+        LayerReport(path, float(equal / max(count, 1)), int(largest), int(count), int(own))
+        for path, (equal, count, largest, own) in totals.items()
     )
     return VerifyReport(reports, agreed / samples, samples, tied, unexplained, logit_difference)
 
@@ -143,35 +157,46 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
     }
 
     @jax.jit
-    def compare(arrays, x, produced, integer):
+    def observe(arrays, x):
+        """The model's codes by layer, whether each lies near the middle between two codes, and the logits."""
         normalised, logits = _run(traced, arrays, x)
-        counts = []
-        excused = jnp.zeros(len(x), bool)  # samples whose first differing codes are ties
-        settled = jnp.zeros(len(x), bool)  # samples of which an earlier layer differed
+        codes, near = {}, {}
         for name, (values, low, high) in normalised.items():
-            if values.shape != produced[name].shape:
-                raise ValueError(
-                    f"`program` is not of this model: the codes of layer {name!r} have shape "
-                    f"{list(produced[name].shape)}, not {list(values.shape)}"
-                )
-            expected = jnp.round(clip_codes(values, low, high)).astype(jnp.int32)
-            difference = jnp.abs(expected - produced[name].astype(jnp.int32))
-            different = _by_sample(difference > 0, len(x))
-            fraction = jnp.abs(values - jnp.floor(values) - 0.5)
-            explained = (difference == 0) | ((difference == 1) & (fraction < NEAR))
-            excused = excused | (different.any(1) & ~settled & _by_sample(explained, len(x)).all(1))
+            codes[name] = jnp.round(clip_codes(values, low, high)).astype(jnp.int16)
+            near[name] = jnp.abs(values - jnp.floor(values) - 0.5) < NEAR
+        return codes, near, logits
+
+    @jax.jit
+    def compare(expected, near, logits, produced, alone, accumulators):
+        integer, samples = program.decode(accumulators), len(logits)
+        counts = []
+        excused = jnp.zeros(samples, bool)  # samples whose first differing codes are ties
+        settled = jnp.zeros(samples, bool)  # samples of which an earlier layer differed
+        for name in names:
+            difference, own = (jnp.abs(expected[name] - codes[name].astype(jnp.int16)) for codes in (produced, alone))
+            different = _by_sample(difference > 0, samples)
+            explained = (difference == 0) | ((difference == 1) & near[name])
+            excused = excused | (different.any(1) & ~settled & _by_sample(explained, samples).all(1))
             settled = settled | different.any(1)
-            counts.append(((difference == 0).sum(), difference.max()))
+            counts.append(((difference == 0).sum(), difference.max(), own.max()))
         same, tied_logits = _same_class(logits, integer, program.output_step)
         unexplained = (~same & ~excused & ~tied_logits).sum()
         return counts, same.sum(), excused.sum(), unexplained, jnp.abs(logits - integer).max()
 
     def run(x, codes):
-        produced = program.layer_codes(codes)
-        results = compare(arrays, x, produced, program(x))
-        counts, *rest = jax.device_get(results)
+        expected, near, logits = observe(arrays, x)
+        shapes = jax.eval_shape(program.layer_codes, codes)
+        for name in names:
+            if expected[name].shape != shapes[name].shape:
+                raise ValueError(
+                    f"`program` is not of this model: the codes of layer {name!r} have shape "
+                    f"{list(shapes[name].shape)}, not {list(expected[name].shape)}"
+                )
+        produced, accumulators = program.replay(codes, expected, False)
+        alone, _ = program.replay(codes, expected, True)
+        counts, *rest = jax.device_get(compare(expected, near, logits, produced, alone, accumulators))
         sizes = [produced[name].size for name in names]
-        return [(equal, size, worst) for (equal, worst), size in zip(counts, sizes, strict=True)], *rest
+        return [(equal, size, *worst) for (equal, *worst), size in zip(counts, sizes, strict=True)], *rest
 
     return run, names
 

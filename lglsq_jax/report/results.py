@@ -18,7 +18,8 @@ def results_table(summary: dict[str, Any]) -> str:
         lines.append("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
     lines.append(
         f"integer against fake-quantized: {100 * summary['equal_codes']:.4f} % of the codes equal in every layer, "
-        f"largest difference {summary['max_difference']}, same class for {100 * summary['agreement']:.3f} % of samples "
+        f"largest difference {summary['own_difference']} within a layer and {summary['max_difference']} from image to "
+        f"logits, same class for {100 * summary['agreement']:.3f} % of samples "
         f"({summary['tied_samples']} with a rounding tie, {summary['unexplained']} unexplained)"
     )
     return "\n".join(lines)

@@ -97,6 +97,7 @@ def report_fields(report: VerifyReport) -> dict[str, Any]:
         "unexplained": report.unexplained,
         "equal_codes": report.equal_fraction,
         "max_difference": report.max_difference,
+        "own_difference": report.own_difference,
         "max_logit_difference": report.max_logit_difference,
         "promises_kept": not broken_promises(report),
         "layers": [dataclasses.asdict(layer) for layer in report.layers],
@@ -115,6 +116,11 @@ def broken_promises(report: VerifyReport) -> list[str]:
         f"{100 * layer.equal_fraction:.4f} % of the codes of {layer.path} are equal, fewer than {100 * EQUAL_CODES:g} %"
         for layer in report.layers
         if layer.equal_fraction < EQUAL_CODES
+    ]
+    broken += [
+        f"a code of {layer.path} is {layer.own_difference} away from the one that the same inputs have in training"
+        for layer in report.layers
+        if layer.own_difference > 1
     ]
     return broken
 

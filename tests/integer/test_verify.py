@@ -67,12 +67,13 @@ def test_every_sample_and_every_code_is_counted_once(report):
     assert report.equal_fraction == min(layer.equal_fraction for layer in report.layers)
     assert report.max_difference == max(layer.max_difference for layer in report.layers)
     assert report.top1_agreement >= 1 - report.tied_samples / report.samples
+    assert report.own_difference <= report.max_difference
     assert 0 <= report.max_logit_difference < 1
 
 
 def test_the_table_names_every_layer_and_the_sample_count(report):
     lines = str(report).splitlines()
-    assert lines[0].split() == ["layer", "equal", "codes", "largest", "difference"]
+    assert lines[0].split() == "layer equal codes largest difference of the layer alone".split()
     assert [line.split()[0] for line in lines[1:3]] == ["first", "second"]
     assert "of 450 samples" in lines[-1] and "0 unexplained" in lines[-1]
 
@@ -86,6 +87,7 @@ def test_one_wrong_weight_of_the_first_layer_shows_in_the_codes_of_the_next(mode
     report = lq.integer.verify(model, changed(program, "constant", "codes", negated), BATCHES)
     assert report.layers[0].equal_fraction == 1.0
     assert report.layers[1].equal_fraction < 0.99 and report.layers[1].max_difference > 1
+    assert report.own_difference == report.layers[1].own_difference > 1
 
 
 def test_one_wrong_weight_of_the_last_layer_leaves_classes_unexplained(model, program):
@@ -104,6 +106,14 @@ def test_a_wrong_input_scale_shows(model, program):
     wrong = changed(program, "encode", "scale", lambda scale: np.float32(scale * 1.01))
     report = lq.integer.verify(model, wrong, BATCHES)
     assert report.layers[0].equal_fraction < 1.0
+
+
+def test_what_a_layer_was_handed_is_not_held_against_the_layer_itself(model, program):
+    """Inputs in units twice too large: the first codes are far off, and the second layer still does what it should."""
+    wrong = changed(program, "encode", "scale", lambda scale: np.float32(scale * 2))
+    first, second = lq.integer.verify(model, wrong, BATCHES).layers
+    assert first.own_difference == first.max_difference > 1
+    assert second.max_difference > 1 >= second.own_difference
 
 
 def test_codes_that_differ_by_one_without_a_tie_do_not_excuse_a_class(model, program):
