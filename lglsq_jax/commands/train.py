@@ -11,11 +11,11 @@ from typing import Annotated
 from ..errors import UserError
 from .sentences import answer, parse
 
-_USAGE = """usage: python train.py CONFIG [--field.subfield VALUE ...] [--run-dir DIR]
+_USAGE = """usage: python train.py CONFIG [--field.subfield VALUE ...] [--run-dir DIR] [--dry-run]
 
 CONFIG is a file's name in configs/ (--list shows them) or the path of such a file.
 python train.py CONFIG --help lists every field with its type, default and meaning.
-The same command on an unfinished run continues it."""
+The same command on an unfinished run continues it; --dry-run tries the whole way on made-up images first."""
 
 
 def main(arguments: Sequence[str], configs: Path) -> int:
@@ -48,24 +48,25 @@ def _train(arguments: list[str], configs: Path) -> int:
     config = getattr(module, "config", None)
     if not isinstance(config, TrainConfig):
         raise UserError(f"{file} must define `config` as a TrainConfig, got {config!r}")
-    kind = _with_run_dir(TrainConfig)
+    kind = _with_options(TrainConfig)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
-    default = kind(**fields, run_dir=f"runs/{file.stem}")
+    default = kind(**fields)
     description = (module.__doc__ or "").strip()
     given = parse(kind, flags, default=default, prog=f"train.py {name}", description=description)
     chosen = TrainConfig(**{name: getattr(given, name) for name in fields})
-    return _run(chosen, given.run_dir)
+    return _run(chosen, given.run_dir or f"runs/{file.stem}{'-dry-run' if given.dry_run else ''}", given.dry_run)
 
 
-def _run(config, run_dir: str) -> int:
+def _run(config, run_dir: str, dry: bool) -> int:
     from ..report import results_table
+    from ..training.dry_run import dry_run
     from ..training.experiment import BrokenPromise, run_experiment
     from ..training.folder import RunFolder
     from ..training.signals import Stopped
 
     finished = RunFolder(Path(run_dir)).finished
     try:
-        summary = run_experiment(config, run_dir)
+        summary = dry_run(config, run_dir) if dry else run_experiment(config, run_dir)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status
@@ -81,13 +82,21 @@ def _run(config, run_dir: str) -> int:
     return 0
 
 
-def _with_run_dir(kind: type):
+def _with_options(kind: type):
+    """The config with what is not a part of the experiment."""
     import tyro
 
-    text = Annotated[str, tyro.conf.arg(help="Folder of the run; it may be one that was begun with the same fields.")]
-    return dataclasses.make_dataclass(
-        kind.__name__, [("run_dir", text, dataclasses.field(default="runs"))], bases=(kind,), frozen=True
-    )
+    folder = "Folder of the run, runs/CONFIG if None; it may be one that was begun with the same fields."
+    dry = "Try the whole way in minutes: made-up images, few steps, stopped once and continued."
+    options = [
+        ("run_dir", Annotated[str | None, tyro.conf.arg(help=folder)], dataclasses.field(default=None)),
+        (
+            "dry_run",
+            Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=dry)],
+            dataclasses.field(default=False),
+        ),
+    ]
+    return dataclasses.make_dataclass(kind.__name__, options, bases=(kind,), frozen=True)
 
 
 def _names(configs: Path) -> list[str]:

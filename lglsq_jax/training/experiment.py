@@ -10,7 +10,7 @@ from ..data import Dataset, open_dataset, train_batches
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..inspection import Plan, plan
-from ..models import recommended_rules
+from ..models import load_torchvision, recommended_rules
 from ..spec import QuantSpec
 from .checkpoints import Checkpoints, whole_hash
 from .config import TrainConfig, as_dict, differences
@@ -36,13 +36,14 @@ class BrokenPromise(Exception):
     """The integer network is not the one that was trained; the message says in what."""
 
 
-def run_experiment(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
+def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest | None = None) -> dict[str, Any]:
     """Runs an experiment to its end, from wherever it was left, and returns what ``summary.json`` holds.
 
     Args:
         config: the experiment.
         run_dir: the run's folder; a run that was begun there with the same config goes on, a finished one is left as
             it is.
+        stop: what asks the run to stop; None: SIGTERM and Ctrl-C alone.
 
     Raises:
         UserError: something that the user can put right.
@@ -50,7 +51,7 @@ def run_experiment(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
         BrokenPromise: the integers are not those that were trained; everything is saved for a look at it.
     """
     folder = RunFolder(Path(run_dir))
-    stop = StopRequest()
+    stop = stop or StopRequest()
     with stop.listening():
         dataset = open_dataset(config.data)
         with folder.claimed(config), RunLog(folder) as log:
@@ -130,9 +131,24 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
         raise UserError(f"`start_from` must be a run whose float phase is finished, got {str(source.path)!r}")
     try:
         blank = Network.of(blank_float(config, dataset))
-        return phase.run(blank, lambda: Network.of(build_float(config, dataset))), phase.steps
+        return phase.run(blank, lambda: Network.of(_starting_float(config, dataset, log))), phase.steps
     finally:
         checkpoints.close()
+
+
+def _starting_float(config: TrainConfig, dataset: Dataset, log: RunLog):
+    """Returns the float network before its first step: drawn from the seed, or read from a file of weights."""
+    model, file = build_float(config, dataset), config.pretraining.weights
+    if file is not None:
+        try:
+            load_torchvision(model, file)
+        except OSError as error:
+            raise UserError(f"cannot read `weights` {file}: {error.strerror}") from None
+        except (ValueError, ModuleNotFoundError) as error:
+            fits = f"{config.model.name} and the {dataset.num_classes} classes of {dataset.name}"
+            raise UserError(f"`weights` must be a file for {fits}: {error}") from None
+        log.say(f"float: weights of {file}")
+    return model
 
 
 def build_float(config: TrainConfig, dataset: Dataset):

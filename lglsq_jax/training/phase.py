@@ -89,7 +89,7 @@ class Phase:
             Stopped: the process was asked to stop; the state is saved.
         """
         skeleton = template.skeleton
-        optimizer = make_optimizer(self.settings, skeleton.scales, self.steps, self.steps_per_epoch)
+        optimizer = make_optimizer(self.settings, skeleton.scales, max(self.steps, 1), self.steps_per_epoch)
         averaged = getattr(self.settings, "ema_decay", 0.0) > 0
         abstract = jax.eval_shape(
             lambda parameters, rest: initial_state(parameters, rest, optimizer, averaged=averaged),
@@ -101,6 +101,8 @@ class Phase:
             network = start()
             state = initial_state(network.parameters, network.rest, optimizer, averaged=averaged)
             codes = _codes(network)
+            if not self.steps:
+                self._save(state, codes, 0)
         else:
             at, saved, facts = restored
             if facts.get("data") != self.dataset.fingerprint:
@@ -135,6 +137,7 @@ class Phase:
                 batch = next(stream)
                 state, metrics = train_step(state, place(self.mesh, batch))
                 done += 1
+                self.stop.count_step()
                 pending.append((self.first_step + done, metrics))
                 epoch_ends = done % self.steps_per_epoch == 0
                 every = self.config.checkpoint_every

@@ -18,10 +18,22 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether, and by which signal, the process was asked to stop."""
+    """Whether, and by which signal, the process was asked to stop.
 
-    def __init__(self):
+    Args:
+        after_steps: stop by itself after so many steps of training, as SIGTERM would; None: never.
+    """
+
+    def __init__(self, after_steps: int | None = None):
         self.signal: int | None = None
+        self._steps_left = after_steps
+
+    def count_step(self) -> None:
+        """Takes note of one step of training."""
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self.signal = signal.SIGTERM
 
     @property
     def name(self) -> str:

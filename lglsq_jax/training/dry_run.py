@@ -1,0 +1,87 @@
+"""A whole experiment on made-up images in minutes: everything that its command will do, before the data are there."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+from ..data import mock_imagenet, open_dataset
+from ..errors import UserError
+from ..models import save_torchvision
+from .config import TrainConfig
+from .experiment import build_float, run_experiment
+from .signals import Stopped, StopRequest
+
+IMAGE_SIZE = 64
+_CLASSES, _TRAIN, _TEST = 4, 8, 4  # and images a class
+_BATCH = 8
+_STOP_AFTER = 3  # steps
+
+
+def dry_run(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
+    """Runs an experiment on mock images at reduced resolution and returns its summary.
+
+    In ``run_dir``: class folders of generated JPEGs, a file of TorchVision's weights for the float start (random ones),
+    and the run. It is stopped after a few steps of quantized training and goes on from its checkpoint; then evaluation,
+    lowering and verification follow as in the real run. Network, bits, method and rates are those of ``config``;
+    accuracies mean nothing.
+
+    Raises:
+        UserError: the folder is in use already, or anything that the experiment itself would raise.
+    """
+    folder = Path(run_dir)
+    mock = folder / "mock"
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"a dry run needs a new folder, but {folder} has something in it; name another with --run-dir")
+    print(f"dry run: {_CLASSES * _TRAIN} made-up images of {IMAGE_SIZE}x{IMAGE_SIZE} instead of the data", flush=True)
+    mock_imagenet(mock / "images", classes=_CLASSES, train=_TRAIN, val=_TEST)
+    shortened = shorten(config, mock / "images", mock / "weights.safetensors")
+    with _compiled_once(folder / "cache"):
+        return _stopped_and_continued(shortened, mock / "weights.safetensors", folder / "run")
+
+
+def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path) -> dict[str, Any]:
+    save_torchvision(build_float(config, open_dataset(config.data)), weights)
+    try:
+        run_experiment(config, run, StopRequest(after_steps=_STOP_AFTER))
+    except Stopped as stopped:
+        print(f"dry run: {stopped}", flush=True)
+    else:
+        raise AssertionError("a run that was asked to stop went on to its end")
+    return run_experiment(config, run)
+
+
+@contextlib.contextmanager
+def _compiled_once(folder: Path) -> Iterator[None]:
+    """Keeps compiled programs in a folder meanwhile, unless they are kept somewhere already."""
+    if jax.config.read("jax_compilation_cache_dir"):
+        yield
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+        reset_cache()
+
+
+def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
+    """Returns the experiment on a folder of few images, from a file of weights, for two short epochs."""
+    data = dataclasses.replace(
+        config.data,
+        source="folder",
+        path=str(images),
+        name=None,
+        image_size=IMAGE_SIZE,
+        batch_size=_BATCH,
+        eval_batch_size=_BATCH,
+        crop_padding=0,
+        workers=min(config.data.workers, 1),
+    )
+    pretraining = dataclasses.replace(config.pretraining, epochs=0, start_from=None, weights=str(weights))
+    quantized = dataclasses.replace(config.quantized, epochs=2, warmup_epochs=1, calibration_batches=1)
+    return dataclasses.replace(config, data=data, pretraining=pretraining, quantized=quantized)
