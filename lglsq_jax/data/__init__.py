@@ -6,6 +6,7 @@
 
 from .arrays import from_arrays
 from .config import DataConfig
+from .damaged import DamagedImages
 from .dataset import ArraySamples, Dataset, Samples, normalize
 from .pipeline import eval_batches, steps_per_epoch, train_batches
 from .sources import SOURCES, open_dataset
@@ -13,6 +14,7 @@ from .sources import SOURCES, open_dataset
 __all__ = [
     "SOURCES",
     "ArraySamples",
+    "DamagedImages",
     "DataConfig",
     "Dataset",
     "Samples",

@@ -21,10 +21,12 @@ class Source:
     Attributes:
         module: the module of this folder whose ``read(config)`` returns a ``Dataset``; imported when it is first used.
         needs: fields of ``DataConfig`` that the user has to give.
+        photos: whether its images are of any size, so that they are cropped and resized as ImageNet's are.
     """
 
     module: str
     needs: tuple[str, ...] = ()
+    photos: bool = False
 
 
 SOURCES = {
@@ -32,6 +34,8 @@ SOURCES = {
     "idx": Source("idx", needs=("path",)),
     "npz": Source("npz", needs=("path",)),
     "tfds": Source("tfds", needs=("name",)),
+    "folder": Source("folder", needs=("path",), photos=True),
+    "imagenet": Source("imagenet", photos=True),
 }
 
 

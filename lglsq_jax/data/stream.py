@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     import grain
+
+
+ERROR = "error"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Makes batches as a function does, and of its ``UserError`` a batch with the message for ``Stream`` to raise:
+    where a worker process raises, grain leaves shared memory behind.
+
+    Attributes:
+        make: the function; picklable.
+    """
+
+    make: Callable[..., dict[str, Any]]
+
+    def __call__(self, *arguments: Any) -> dict[str, Any]:
+        try:
+            return self.make(*arguments)
+        except UserError as error:
+            return {ERROR: np.frombuffer(str(error).encode(), np.uint8)}
 
 
 class Stream(Iterator[dict[str, Any]]):
@@ -21,17 +45,31 @@ class Stream(Iterator[dict[str, Any]]):
         stream: what to iterate over.
         copy: whether to copy every array, as those of worker processes need: they lie in shared memory that is
             unmapped with them.
+        look: is shown every batch when it is taken, and may change it.
     """
 
-    def __init__(self, stream: grain.IterDataset[Any], *, copy: bool = False):
+    def __init__(
+        self,
+        stream: grain.IterDataset[Any],
+        *,
+        copy: bool = False,
+        look: Callable[[dict[str, Any]], None] | None = None,
+    ):
         self._opened = [iter(stream)]
         self._copy = copy
+        self._look = look
         self._end = weakref.finalize(self, _close, self._opened)
 
     def __next__(self) -> dict[str, Any]:
         if not self._opened:
             raise StopIteration
-        batch = next(self._opened[0])
+        batch = dict(next(self._opened[0]))
+        if ERROR in batch:
+            message = batch.pop(ERROR).tobytes().decode()
+            self.close()
+            raise UserError(message)
+        if self._look is not None:
+            self._look(batch)
         return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
 
     def close(self) -> None:

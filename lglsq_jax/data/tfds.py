@@ -35,7 +35,7 @@ class TfdsSamples:
         try:
             sample = self.source[index]
         except Exception as error:  # every storage format has its own
-            raise UserError(f"sample {index} of {self.name} cannot be read: {_first_line(error)}") from error
+            raise UserError(f"sample {index} of {self.name} cannot be read: {first_line(error)}") from error
         return {"image": sample["image"], "label": int(sample["label"])}
 
 
@@ -48,19 +48,15 @@ def read(config: DataConfig) -> Dataset:
     Raises:
         UserError: the data set is not prepared, has no such splits, or no images of one fixed shape with labels.
     """
-    import tensorflow_datasets as tfds
-
-    name = str(config.name)
-    try:
-        builder = tfds.builder(name, data_dir=str(Path(config.path).expanduser()) if config.path else None)
-    except (ValueError, AssertionError) as error:
-        raise UserError(
-            f"`name` must be a data set that TFDS has prepared or knows, got {name!r} ({_first_line(error)})"
-        ) from None
+    builder = open_builder(str(config.name), config.path)
     image_shape, num_classes = _image_and_classes(builder)
-    train = _open_split(builder, "train", config)
-    test = _open_split(builder, _evaluation_split(builder), config)
     full_name = builder.info.full_name
+    train, test = (
+        TfdsSamples(full_name, open_split(builder, str(config.name), split, config.path))
+        for split in ("train", _evaluation_split(builder))
+    )
+    for samples in (train, test):
+        samples[0]  # TFDS notices missing or damaged files only now
     unmeasured = Dataset(
         name=full_name,
         train=train,
@@ -73,6 +69,22 @@ def read(config: DataConfig) -> Dataset:
     )
     mean, std = _statistics(unmeasured)
     return dataclasses.replace(unmeasured, mean=mean, std=std)
+
+
+def open_builder(name: str, folder: str | None) -> Any:
+    """The TFDS builder of that name for a folder of prepared data sets (None: TFDS's own).
+
+    Raises:
+        UserError: TFDS knows no such data set.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=str(Path(folder).expanduser()) if folder else None)
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"`name` must be a data set that TFDS has prepared or knows, got {name!r} ({first_line(error)})"
+        ) from None
 
 
 def _image_and_classes(builder: Any) -> tuple[tuple[int, int, int], int]:
@@ -97,29 +109,33 @@ def _evaluation_split(builder: Any) -> str:
     raise UserError(f"{builder.info.full_name} must have a split test or validation, got {', '.join(splits)}")
 
 
-def _open_split(builder: Any, split: str, config: DataConfig) -> TfdsSamples:
-    """Opens a split and reads its first sample: TFDS notices missing or damaged files only then."""
-    folder = f" --data_dir={config.path}" if config.path else ""
-    command = f"tfds build {config.name}{folder} --file_format=array_record"
+def open_split(builder: Any, name: str, split: str, folder: str | None, **options: Any) -> Any:
+    """Opens a split for random access; ``options`` go to ``as_data_source``.
+
+    Raises:
+        UserError: it is not prepared, not for random access, or has no samples.
+    """
+    data_dir = f" --data_dir={folder}" if folder else ""
+    command = f"tfds build {name}{data_dir} --file_format=array_record"
     try:
-        samples = TfdsSamples(builder.info.full_name, builder.as_data_source(split=split))
+        samples = builder.as_data_source(split=split, **options)
     except Exception as error:  # whatever TFDS happens to meet first
         if not builder.is_prepared():
-            where = config.path or "the folder of TFDS"
+            where = folder or "the folder of TFDS"
             raise UserError(
-                f"{config.name} is not prepared in {where}: prepare it once with `{command}`, which needs TensorFlow"
+                f"{name} is not prepared in {where}: prepare it once with `{command}`, which needs TensorFlow"
             ) from None
         raise UserError(
-            f"the split {split} of {config.name} must be prepared for random access ({_first_line(error)}): "
+            f"the split {split} of {name} must be prepared for random access ({first_line(error)}): "
             f"prepare it in a new folder with `{command}`"
         ) from None
     if len(samples) == 0:
-        raise UserError(f"the split {split} of {config.name} must hold at least one sample, got none")
-    samples[0]
+        raise UserError(f"the split {split} of {name} must hold at least one sample, got none")
     return samples
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says."""
     return (str(error) or repr(error)).split("\n")[0].rstrip(".:")
 
 

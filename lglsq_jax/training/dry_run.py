@@ -9,7 +9,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from ..data import mock_imagenet, open_dataset
+from ..data import open_dataset
+from ..data.mock import mock_imagenet
 from ..errors import UserError
 from ..models import save_torchvision
 from .config import TrainConfig

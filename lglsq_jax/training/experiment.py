@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import methods
 from ..convert import calibrate, quantize_model
-from ..data import Dataset, open_dataset, train_batches
+from ..data import DamagedImages, Dataset, open_dataset, train_batches
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..inspection import Plan, plan
@@ -64,17 +64,18 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
     log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
     mesh = data_mesh({"batch_size": config.data.batch_size, "eval_batch_size": config.data.eval_batch_size})
-    float_network, float_steps = _float_phase(config, folder, dataset, log, stop)
+    damaged = DamagedImages(dataset.train, config.data.max_damaged, log.warn)
+    float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged)
     model = float_network.model()
     template = quantize_model(model, quantization_rules(config, model))
 
     def calibrated() -> Network:
         log.say(f"calibrating {config.quantized.calibration_batches} batches")
-        calibrate(template, _calibration_batches(config, dataset))
+        calibrate(template, _calibration_batches(config, dataset, damaged))
         return Network.of(template)
 
     checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn)
-    phase = Phase("quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop)
+    phase = Phase("quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop, damaged)
     try:
         network = phase.run(Network.of(template), calibrated, float_network)
     finally:
@@ -116,7 +117,7 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
     return summary
 
 
-def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest):
+def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, damaged: DamagedImages):
     """Returns the float network and the number of steps of its phase."""
     source, wanted = folder, config
     if config.pretraining.start_from is not None:
@@ -125,8 +126,9 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
         if changed:
             raise UserError(f"`start_from` must be a run of the same network, but it differs in {', '.join(changed)}")
     checkpoints = Checkpoints(source.checkpoints("float"), log.warn)
+    _check_classes(checkpoints, config, dataset, "this run" if source is folder else "the run of `start_from`")
     settings = dataclasses.replace(wanted.pretraining)
-    phase = Phase("float", wanted, settings, dataset, 0, checkpoints, log, stop)
+    phase = Phase("float", wanted, settings, dataset, 0, checkpoints, log, stop, damaged)
     if source is not folder and phase.steps not in checkpoints.steps:
         raise UserError(f"`start_from` must be a run whose float phase is finished, got {str(source.path)!r}")
     try:
@@ -151,6 +153,22 @@ def _starting_float(config: TrainConfig, dataset: Dataset, log: RunLog):
     return model
 
 
+def _check_classes(checkpoints: Checkpoints, config: TrainConfig, dataset: Dataset, whose: str) -> None:
+    """Raises ``UserError`` where the head of a float network that was saved has not one output a class of the data."""
+    head = f"train.parameters.{find_network(config.model.name).last.replace('/', '.')}.kernel"
+    for step in checkpoints.steps:
+        loaded = checkpoints.read(step)
+        if isinstance(loaded, str):
+            continue
+        outputs = loaded[0][head].shape[-1] if head in loaded[0] else dataset.num_classes
+        if outputs != dataset.num_classes:
+            raise UserError(
+                f"the data must have as many classes as the head of the float network that {whose} has saved, "
+                f"{outputs}, but {dataset.name} has {dataset.num_classes}"
+            )
+        return
+
+
 def build_float(config: TrainConfig, dataset: Dataset):
     """Returns the float network with its starting weights."""
     network = find_network(config.model.name)
@@ -173,8 +191,8 @@ def quantization_rules(config: TrainConfig, model):
     return recommended_rules(model, weights=weights, inputs=inputs)
 
 
-def _calibration_batches(config: TrainConfig, dataset: Dataset):
-    stream = train_batches(dataset, config.data, seed=config.seed)
+def _calibration_batches(config: TrainConfig, dataset: Dataset, damaged: DamagedImages):
+    stream = train_batches(dataset, config.data, seed=config.seed, damaged=damaged)
     try:
         for _ in range(config.quantized.calibration_batches):
             yield next(stream)["image"]

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from ..data import Dataset, eval_batches, steps_per_epoch, train_batches
+from ..data import DamagedImages, Dataset, eval_batches, steps_per_epoch, train_batches
 from ..errors import UserError
 from ..inspection import check_scales, layer_statistics, weight_codes
 from ..paths import quantized_layers
@@ -59,6 +59,7 @@ class Phase:
         checkpoints: of this phase.
         log: where metrics and sentences go.
         stop: whether the process was asked to stop.
+        damaged: counts the training images of the run that cannot be decoded.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Phase:
     checkpoints: Checkpoints
     log: RunLog
     stop: StopRequest
+    damaged: DamagedImages
 
     def __post_init__(self):
         data = self.config.data
@@ -111,6 +113,7 @@ class Phase:
                     f"step {at}; use another --run-dir"
                 )
             state, codes = saved["train"], saved["codes"]
+            self.damaged.add(facts.get("damaged", ()))
             if int(state.step) < self.steps:
                 self.log.say(f"{self.name}: going on from step {at}")
         done = int(state.step)
@@ -131,7 +134,15 @@ class Phase:
         eval_step = make_eval_step(self.mesh, skeleton)
         done, pending, began = int(state.step), [], time.monotonic()
         saved = done if self.checkpoints.steps else -1
-        stream = train_batches(self.dataset, self.config.data, seed=self.config.seed, first_step=self.first_step + done)
+        stream = train_batches(
+            self.dataset,
+            self.config.data,
+            seed=self.config.seed,
+            first_step=self.first_step + done,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            damaged=self.damaged,
+        )
         try:
             while done < self.steps:
                 batch = next(stream)
@@ -192,7 +203,9 @@ class Phase:
         """Writes what is measured once an epoch; returns the weight codes that it was measured with."""
         step, epoch = self.first_step + done, done // self.steps_per_epoch
         result = evaluate(network, self.dataset, self.config, self.mesh, eval_step)
-        self.log.metrics(step, self.name, "test", {"epoch": epoch, **result, "seconds": seconds})
+        damaged = len(self.damaged.indices)
+        counted = {"damaged_images": damaged} if damaged else {}
+        self.log.metrics(step, self.name, "test", {"epoch": epoch, **result, "seconds": seconds, **counted})
         text = (
             f"{self.name} epoch {epoch}/{self.settings.epochs}: loss {last['loss']:.3f}, "
             f"test top-1 {100 * result['accuracy']:.2f} %"
@@ -205,12 +218,15 @@ class Phase:
             self.log.metrics(step, self.name, "layers", layers)
             flipped = np.mean([layers[path]["weight_codes_flipped"] for path in new_codes])
             text += f", weight codes flipped {100 * flipped:.1f} %"
+        if damaged:
+            text += f", {damaged} damaged images replaced"
         self.log.say(f"{text}, {seconds:.1f} s")
         self.log.flush()
         return new_codes
 
     def _layers(self, network: Network) -> dict[str, dict[str, float]]:
-        first = next(iter(eval_batches(self.dataset, self.config.data)))
+        one_batch = dataclasses.replace(self.config.data, workers=0)  # not worth starting processes
+        first = next(eval_batches(self.dataset, one_batch))
         whole = Network(network.skeleton, *map(_on_one_device, (network.parameters, network.rest)))
         return layer_statistics(whole.model(), jax.numpy.asarray(first["image"][first["mask"]][:256]))
 
@@ -218,6 +234,8 @@ class Phase:
         if done in self.checkpoints.steps:
             return
         facts = {"step": self.first_step + done, "phase": self.name, "data": self.dataset.fingerprint}
+        if self.damaged.indices:
+            facts["damaged"] = self.damaged.indices
         self.checkpoints.save(done, {"train": state, "codes": codes}, facts)
 
 
@@ -225,7 +243,7 @@ def evaluate(network: Network, dataset: Dataset, config: TrainConfig, mesh, eval
     """Returns ``accuracy`` (top-1, a fraction), mean ``loss`` and ``samples`` over the whole test set."""
     eval_step = eval_step or make_eval_step(mesh, network.skeleton)
     sums: dict[str, Any] = {}
-    for batch in eval_batches(dataset, config.data):
+    for batch in eval_batches(dataset, config.data, host=jax.process_index(), hosts=jax.process_count()):
         part = jax.device_get(eval_step(network.parameters, network.rest, place(mesh, batch)))
         sums = {name: sums.get(name, 0) + value for name, value in part.items()}
     samples = int(sums["samples"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lglsq_jax import data
-from lglsq_jax.data import pipeline
+from lglsq_jax.data import batches
 from lglsq_jax.errors import UserError
 
 
@@ -149,7 +149,7 @@ def test_evaluation_that_loses_a_sample_is_an_error(monkeypatch):
     def forgetful(dataset, samples, indices):
         return samples.rows(indices[indices != 6])
 
-    monkeypatch.setattr(pipeline, "gather", forgetful)
+    monkeypatch.setattr(batches, "gather", forgetful)
     with pytest.raises(UserError, match="numbered must give all of its 11 samples once, got 10"):
         list(data.eval_batches(numbered(), data.DataConfig(eval_batch_size=4)))
 
