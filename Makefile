@@ -6,7 +6,7 @@
 #   EXTRA  more packages for .venv, such as JAX's own for an accelerator:  make env EXTRA="jax[cuda13]"
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test check bench
+.PHONY: help env train test recipes check bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -28,6 +28,9 @@ train: $(STAMP) ## train on the embedded digits: float, low bits, integers, tabl
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder $(ARGS)
+
+recipes: $(STAMP) ## try each recipe for ImageNet from end to end on made-up images
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) -m recipe $(ARGS)
 
 check: $(STAMP) ## check format, lint and types
 	@status=0; for step in "ruff format --check ." "ruff check ." pyright; do \

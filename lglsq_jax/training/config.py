@@ -70,16 +70,10 @@ class PhaseConfig:
     label_smoothing: float = 0.0
     """Probability that is spread over all classes."""
 
-    @property
-    def fewest_epochs(self) -> int:
-        """How many epochs the phase must have at least."""
-        return 1
-
     def __post_init__(self):
-        check_whole("epochs", self.epochs, self.fewest_epochs)
+        check_whole("epochs", self.epochs, 1)
         check_number("learning_rate", self.learning_rate, 0, math.inf, open_low=True)
-        if self.epochs:
-            check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
         check_number("momentum", self.momentum, 0, 1, open_high=True)
         check_number("weight_decay", self.weight_decay, 0, math.inf)
         check_number("label_smoothing", self.label_smoothing, 0, 1, open_high=True)
@@ -92,12 +86,7 @@ class PretrainingConfig(PhaseConfig):
     start_from: str | None = None
     """Folder of a finished run whose float network is taken instead of training one."""
     weights: str | None = None
-    """File of TorchVision's weights (.safetensors or .pth) to start from; with 0 epochs they are taken as they are."""
-
-    @property
-    def fewest_epochs(self) -> int:
-        """One, or none where the network starts from weights."""
-        return 0 if self.weights else 1
+    """File of TorchVision's weights (.safetensors or .pth) that are taken instead of training a float network."""
 
     def __post_init__(self):
         for name, what in (("start_from", "the folder of a run"), ("weights", "a file of TorchVision's weights")):

@@ -59,7 +59,7 @@ def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path) -> dic
 @contextlib.contextmanager
 def _compiled_once(folder: Path) -> Iterator[None]:
     """Keeps compiled programs in a folder meanwhile, unless they are kept somewhere already."""
-    if jax.config.read("jax_compilation_cache_dir"):
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         yield
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -83,6 +83,6 @@ def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
         crop_padding=0,
         workers=min(config.data.workers, 1),
     )
-    pretraining = dataclasses.replace(config.pretraining, epochs=0, start_from=None, weights=str(weights))
+    pretraining = dataclasses.replace(config.pretraining, start_from=None, weights=str(weights))
     quantized = dataclasses.replace(config.quantized, epochs=2, warmup_epochs=1, calibration_batches=1)
     return dataclasses.replace(config, data=data, pretraining=pretraining, quantized=quantized)

@@ -76,7 +76,8 @@ class Phase:
         data = self.config.data
         self.mesh = data_mesh({"batch_size": data.batch_size, "eval_batch_size": data.eval_batch_size})
         self.steps_per_epoch = steps_per_epoch(self.dataset, data)
-        self.steps = self.settings.epochs * self.steps_per_epoch
+        given = getattr(self.settings, "weights", None) is not None
+        self.steps = 0 if given else self.settings.epochs * self.steps_per_epoch
 
     def run(self, template: Network, start: Callable[[], Network], teacher: Network | None = None) -> Network:
         """Returns the trained network.
