@@ -1,7 +1,8 @@
 """MobileNetV2, a quarter as wide, on Fashion-MNIST at W4A4: the depthwise network that suffers most from few bits.
 
 The four files come with Debian's package dataset-fashion-mnist; --data.path names any other folder with them. The stem
-has stride 2, so that the image ends as 1x1. At a learning rate of 0.05 the float network's loss jumps from 0.8 to 2.5. All seeds and bits: python benchmarks/mobile_networks.py.
+has stride 2, so that the image ends as 1x1. At a learning rate of 0.05 the float network's loss jumps from 0.8 to 2.5.
+All seeds and bits: python benchmarks/mobile_networks.py.
 
     python train.py fashion_mobilenet_v2
 """
