@@ -80,7 +80,7 @@ class Pipeline:
     def __init__(self, folder: Path, workers: int):
         config = DataConfig(source="folder", path=str(folder), batch_size=BATCH, flip=True, workers=workers)
         self.stream = train_batches(open_dataset(config), config, seed=0)
-        self.ahead = 5 * workers or os.cpu_count() or 4  # batches that wait in buffers, made before they were taken
+        self.ahead = 10 * (workers or os.cpu_count() or 1)  # at least as many batches as wait in all the buffers
 
     def rates(self, count: int) -> tuple[float, float]:
         """Images a second of time, once what was made ahead is used up, and of processor time, from full to full."""
