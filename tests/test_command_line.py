@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import lglsq_jax as lq
+from lglsq_jax.data.mock import mock_imagenet
 from lglsq_jax.training.folder import RunFolder
 from tests.short_run import ROOT, SHORT
 
@@ -58,6 +59,22 @@ def foreign(folder: Path) -> Path:
     return folder
 
 
+def images(folder: Path, change=lambda root: None) -> list:
+    change(mock_imagenet(folder, classes=2, train=6, val=2, smallest=12, largest=16))
+    small = ["--data.batch-size", 4, "--data.image-size", 8, "--data.crop-padding", 0, "--model.stem-stride", 2]
+    return ["digits", "--data.source", "folder", "--data.path", folder, *small]
+
+
+def damage(root: Path, files: str) -> None:
+    for file in root.glob(files):
+        file.write_bytes(file.read_bytes()[:150])
+
+
+def without_files(root: Path, folder: str) -> None:
+    for file in (root / folder).iterdir():
+        file.unlink()
+
+
 def npz_run(file: Path) -> list:
     return ["digits", "--data.source", "npz", "--data.path", file, "--data.batch-size", 10]
 
@@ -93,6 +110,25 @@ TRAIN_ERRORS = {
     "images of another count": (lambda tmp: npz_run(npz(tmp / "d.npz", test_labels=np.zeros(19, int))), "19"),
     "empty class": (lambda tmp: npz_run(missing_class(tmp / "d.npz")), "none of class 2"),
     "not an npz": (lambda tmp: npz_run(foreign(tmp / "f") / "holiday.jpg"), "holiday.jpg"),
+    "class folder without images": (
+        lambda tmp: images(tmp / "f", lambda root: without_files(root, "train/class_001")),
+        "train/class_001 has no file",
+    ),
+    "class of one part only": (
+        lambda tmp: images(tmp / "f", lambda root: shutil.rmtree(root / "val/class_000")),
+        "class_000",
+    ),
+    "no class folders": (lambda tmp: images(tmp / "f", lambda root: shutil.rmtree(root)), "train/CLASS"),
+    "all training images damaged": (
+        lambda tmp: images(tmp / "f", lambda root: damage(root, "train/*/*")),
+        "/train/class_00",
+    ),
+    "too few images for ImageNet": (
+        lambda tmp: [*images(tmp / "f"), "--data.source", "imagenet"],
+        "must be 1,000, as in ImageNet, got 2",
+    ),
+    "colours of digits": (lambda tmp: ["digits", "--data.color-jitter", "0.4"], "`color_jitter` must be 0.0"),
+    "padding and crops": (lambda tmp: [*images(tmp / "f"), "--data.crop-padding", 1], "`crop_padding` must be 0"),
     "batch larger than the data": (lambda tmp: ["digits", "--data.batch-size", "2000"], "1437"),
     "run folder of something else": (lambda tmp: ["digits", "--run-dir", foreign(tmp / "f")], "other files"),
     "run folder that cannot be": (
@@ -189,6 +225,26 @@ def test_a_run_folder_of_another_config_is_refused_and_the_fields_are_named(trai
     outcome = train(*SHORT, "--quantized.epochs", 3, "--seed", 7, "--run-dir", finished_run)
     assert_one_sentence(outcome, "quantized.epochs (2, now 3), seed (0, now 7)")
     assert {file: file.read_bytes() for file in finished_run.glob("*.json*")} == before
+
+
+def test_a_run_to_start_from_has_a_head_for_the_classes_of_the_data(train, finished_run, tmp_path):
+    data = ["--data.source", "npz", "--data.path", npz(tmp_path / "d.npz"), "--data.batch-size", 10]
+    outcome = train(*SHORT, *data, "--pretraining.start-from", finished_run, "--run-dir", tmp_path / "run")
+    assert_one_sentence(outcome, "head of the float network that the run of `start_from` has saved, 10, but npz has 4")
+
+
+@pytest.mark.slow
+def test_a_run_on_damaged_images_goes_on_and_tells_of_them(train, tmp_path):
+    def spoil(root):
+        damage(root, "train/class_000/*_00002.JPEG")
+
+    small = ["--pretraining.epochs", 1, "--pretraining.warmup-epochs", 0, "--quantized.epochs", 1]
+    outcome = train(*images(tmp_path / "f", spoil), *small, "--quantized.warmup-epochs", 0, "--run-dir", tmp_path / "r")
+    assert outcome.status == 0, outcome.error
+    (warning,) = (line for line in outcome.error.splitlines() if "damaged" in line)
+    assert warning.startswith("warning: the image ") and "train_00002.JPEG cannot be decoded" in warning
+    lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    assert [line["damaged_images"] for line in lines if line["split"] == "test"] == [1, 1]
 
 
 def test_a_run_folder_in_use_is_refused(train, finished_run):

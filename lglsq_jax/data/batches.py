@@ -1,4 +1,8 @@
-"""How one batch is made of its indices, in whichever thread or process: picklable functions of data and config."""
+"""How one batch is made of its indices, in whichever thread or process: picklable functions of data and config.
+
+Images stay uint8 until ``Normalized``, which is applied in the main process: a worker then hands over a quarter of the
+bytes, and making them float32 is the copy out of shared memory that would be needed anyway.
+"""
 
 import dataclasses
 
@@ -37,7 +41,7 @@ class TrainBatch:
             rows=self.rows,
             batch=len(indices),
         )
-        return {"image": normalize(self.dataset, images), "label": labels}
+        return {"image": images, "label": labels}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +63,12 @@ class AugmentedBatch:
     rows: range
 
     def __call__(self, number: int, indices: np.ndarray) -> dict[str, np.ndarray]:
-        images = np.empty((len(self.rows), *self.dataset.image_shape), np.float32)
+        images = np.empty((len(self.rows), *self.dataset.image_shape), np.uint8)
         labels = np.empty(len(self.rows), np.int32)
         damaged = np.full(len(self.rows), -1, np.int64)
         for at, row in enumerate(self.rows):
             index = int(indices[row])
-            image, labels[at], found = self._readable(index, place=number * len(indices) + row)
-            normalize(self.dataset, image, out=images[at])
+            images[at], labels[at], found = self._readable(index, place=number * len(indices) + row)
             if found != index:
                 damaged[at] = index
         return {"image": images, "label": labels, KEY: damaged}
@@ -106,6 +109,25 @@ class EvalBatch:
             return {}
         indices = np.arange(min(start + self.rows.start, count), min(start + self.rows.stop, count))
         images, labels = gather(self.dataset, self.dataset.test, indices)
-        batch = {"image": normalize(self.dataset, images), "label": labels, "mask": np.ones(len(labels), bool)}
+        batch = {"image": images, "label": labels, "mask": np.ones(len(labels), bool)}
         short = len(self.rows) - len(labels)
         return {key: np.pad(value, [(0, short)] + [(0, 0)] * (value.ndim - 1)) for key, value in batch.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalized:
+    """Makes float32 of the images of a batch, with zeros where it is masked; all its arrays are new.
+
+    Attributes:
+        dataset: mean and standard deviation.
+    """
+
+    dataset: Dataset
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        finished = {key: np.array(value) for key, value in batch.items() if key != "image"}
+        if "image" in batch:
+            finished = {"image": normalize(self.dataset, np.asarray(batch["image"])), **finished}
+        if "mask" in batch:
+            finished["image"][~batch["mask"]] = 0
+        return finished

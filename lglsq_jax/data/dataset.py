@@ -125,14 +125,12 @@ def checked(dataset: Dataset, sample: Sample, index: int) -> tuple[UInt8[np.ndar
     return image, label
 
 
-def normalize(
-    dataset: Dataset, images: UInt8[np.ndarray, "*b h w c"], out: Float[np.ndarray, "*b h w c"] | None = None
-) -> Float[np.ndarray, "*b h w c"]:
-    """What a network sees: ``(images / 255 - mean) / std``, float32; written to ``out`` if given (contiguous)."""
-    out = np.empty(images.shape, np.float32) if out is None else out
+def normalize(dataset: Dataset, images: UInt8[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b h w c"]:
+    """What a network sees: ``(images / 255 - mean) / std``, float32."""
     std, (width, channels) = np.asarray(dataset.std), images.shape[-2:]
     # Whole rows of pixels at once: over the few channels alone, NumPy's loop takes several times as long.
-    rows, written = (array.reshape(*images.shape[:-2], width * channels) for array in (images, out))
-    np.multiply(rows, np.tile((1 / (255 * std)).astype(np.float32), width), out=written)
-    written -= np.tile((np.asarray(dataset.mean) / std).astype(np.float32), width)
-    return out
+    normalized = images.reshape(*images.shape[:-2], width * channels) * np.tile(
+        (1 / (255 * std)).astype(np.float32), width
+    )
+    normalized -= np.tile((np.asarray(dataset.mean) / std).astype(np.float32), width)
+    return normalized.reshape(images.shape)

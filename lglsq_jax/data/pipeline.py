@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from .batches import AugmentedBatch, EvalBatch, TrainBatch
+from .batches import AugmentedBatch, EvalBatch, Normalized, TrainBatch
 from .config import DataConfig, whole_number
 from .damaged import DamagedImages
 from .dataset import ArraySamples, AugmentedSamples, Dataset, Samples
@@ -88,9 +88,9 @@ def train_batches(
     if isinstance(samples, AugmentedSamples):
         batches = batches.map_with_index(Batches(AugmentedBatch(dataset, samples, config, seed, rows)))
         damaged = damaged or DamagedImages(samples, config.max_damaged, warnings.warn)
-        return _opened(batches[first_step:], samples, config.workers, damaged.take)
+        return _opened(dataset, batches[first_step:], samples, config.workers, damaged.take)
     batches = batches.random_map(Batches(TrainBatch(dataset, config, rows)))
-    return _opened(batches[first_step:], samples, config.workers)
+    return _opened(dataset, batches[first_step:], samples, config.workers)
 
 
 def eval_batches(
@@ -118,7 +118,7 @@ def eval_batches(
     # Workers that have come to an end leave shared memory behind when they are closed: they go on with empty batches.
     batches = grain.MapDataset.range(0, EPOCHS * size, size).map(Batches(EvalBatch(dataset, rows)))
     workers = 0 if isinstance(samples, ArraySamples) else min(config.workers, len(starts))
-    return _counted(_opened(batches, samples, workers), dataset, len(starts), share)
+    return _counted(_opened(dataset, batches, samples, workers), dataset, len(starts), share)
 
 
 def _host_rows(field: str, size: int, host: int, hosts: int) -> range:
@@ -144,7 +144,11 @@ def _counted(batches: Stream, dataset: Dataset, length: int, count: int) -> Iter
 
 
 def _opened(
-    batches: grain.MapDataset, samples: Samples, workers: int, look: Callable[[dict[str, Any]], None] | None = None
+    dataset: Dataset,
+    batches: grain.MapDataset,
+    samples: Samples,
+    workers: int,
+    look: Callable[[dict[str, Any]], None] | None = None,
 ) -> Stream:
     """Starts to make batches: in worker processes, or else in one thread where samples are in memory (more would wait
     for each other) and one a core where they are decoded."""
@@ -152,12 +156,13 @@ def _opened(
 
     threads = 1 if workers or isinstance(samples, ArraySamples) else min(MOST_THREADS, os.cpu_count() or 1)
     ahead = BATCHES_AHEAD_IN_WORKER if workers else max(BATCHES_AHEAD, threads)
-    stream = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
-    if workers:
-        _mark_flags_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD_IN_WORKER)
-        stream = stream.mp_prefetch(options, worker_init_fn=_stay_off_the_accelerator)
-    return Stream(stream, copy=workers > 0, look=look)
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    if not workers:
+        return Stream(batches.map(Normalized(dataset)).to_iter_dataset(reading), look=look)
+    _mark_flags_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD_IN_WORKER)
+    stream = batches.to_iter_dataset(reading).mp_prefetch(options, worker_init_fn=_stay_off_the_accelerator)
+    return Stream(stream.map(Normalized(dataset)), look=look)
 
 
 def _mark_flags_as_parsed() -> None:

@@ -43,8 +43,6 @@ class Stream(Iterator[dict[str, Any]]):
 
     Args:
         stream: what to iterate over.
-        copy: whether to copy every array, as those of worker processes need: they lie in shared memory that is
-            unmapped with them.
         look: is shown every batch when it is taken, and may change it.
     """
 
@@ -52,11 +50,9 @@ class Stream(Iterator[dict[str, Any]]):
         self,
         stream: grain.IterDataset[Any],
         *,
-        copy: bool = False,
         look: Callable[[dict[str, Any]], None] | None = None,
     ):
         self._opened = [iter(stream)]
-        self._copy = copy
         self._look = look
         self._end = weakref.finalize(self, _close, self._opened)
 
@@ -70,7 +66,7 @@ class Stream(Iterator[dict[str, Any]]):
             raise UserError(message)
         if self._look is not None:
             self._look(batch)
-        return {key: np.array(value) for key, value in batch.items()} if self._copy else batch
+        return batch
 
     def close(self) -> None:
         """Ends threads and processes; the stream gives no more batches."""

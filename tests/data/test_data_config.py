@@ -32,6 +32,15 @@ from lglsq_jax.errors import UserError
         ({"crop_padding": -1}, "`crop_padding` must be a whole number of at least 0, got -1"),
         ({"workers": -1}, "`workers` must be a whole number of at least 0, got -1"),
         ({"flip": 1}, "`flip` must be True or False, got 1"),
+        ({"source": "folder"}, "`path` must be given for the source 'folder', got None"),
+        ({"image_size": 0}, "`image_size` must be a whole number of at least 1, got 0"),
+        ({"max_damaged": -1}, "`max_damaged` must be a whole number of at least 0, got -1"),
+        ({"source": "imagenet", "eval_resize": 223}, "`eval_resize` must be a whole number of at least 224, got 223"),
+        ({"source": "imagenet", "color_jitter": 1.1}, "`color_jitter` must be a number from 0 to 1, got 1.1"),
+        ({"source": "imagenet", "min_crop_area": 0}, "`min_crop_area` must be a number from 0 to 1, above 0, got 0"),
+        ({"source": "imagenet", "min_crop_area": "x"}, "`min_crop_area` must be a number"),
+        ({"color_jitter": 0.4}, "`color_jitter` must be 0.0 for the source 'digits', which has images of one size"),
+        ({"source": "imagenet", "crop_padding": 4}, "`crop_padding` must be 0 for the source 'imagenet', which makes"),
     ],
 )
 def test_a_wrong_field_is_one_sentence(fields, message):

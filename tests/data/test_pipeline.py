@@ -145,6 +145,30 @@ def test_evaluation_sees_every_sample_once(eval_batch_size, count):
         assert not batch["label"][~batch["mask"]].any()
 
 
+@settings(max_examples=15)
+@given(hosts=st.integers(1, 5), part=st.integers(1, 4), crop_padding=st.integers(0, 2), flip=st.booleans())
+def test_hosts_share_every_training_batch(hosts, part, crop_padding, flip):
+    dataset = numbered()
+    config = data.DataConfig(batch_size=hosts * part, crop_padding=crop_padding, flip=flip)
+    whole = take(data.train_batches(dataset, config, seed=1, first_step=2), 3)
+    shares = [
+        take(data.train_batches(dataset, config, seed=1, first_step=2, host=host, hosts=hosts), 3)
+        for host in range(hosts)
+    ]
+    assert_equal([joined(parts) for parts in zip(*shares, strict=True)], whole)
+
+
+@given(hosts=st.integers(1, 5), part=st.integers(1, 4), count=st.integers(1, 25))
+def test_hosts_share_evaluation_and_take_equally_many_batches(hosts, part, count):
+    dataset, config = numbered(test=count), data.DataConfig(eval_batch_size=hosts * part)
+    shares = [list(data.eval_batches(dataset, config, host=host, hosts=hosts)) for host in range(hosts)]
+    assert_equal([joined(parts) for parts in zip(*shares, strict=True)], list(data.eval_batches(dataset, config)))
+
+
+def joined(parts: tuple[dict[str, np.ndarray], ...]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
 def test_evaluation_that_loses_a_sample_is_an_error(monkeypatch):
     def forgetful(dataset, samples, indices):
         return samples.rows(indices[indices != 6])
@@ -198,6 +222,9 @@ def test_a_sample_that_is_not_as_promised_is_named(sample, message):
         ({}, {"seed": 2**32}, "`seed` must be at most 4294967295, got 4294967296"),
         ({}, {"seed": 0.5}, "`seed` must be a whole number"),
         ({}, {"seed": 0, "first_step": -1}, "`first_step` must be a whole number of at least 0, got -1"),
+        ({}, {"seed": 0, "hosts": 3}, "`batch_size` must be a multiple of the number of hosts, 3, got 4"),
+        ({}, {"seed": 0, "hosts": 0}, "`hosts` must be a whole number of at least 1, got 0"),
+        ({}, {"seed": 0, "host": 2, "hosts": 2}, "`host` must be below the number of hosts, 2, got 2"),
     ],
 )
 def test_arguments_out_of_range(config, arguments, message):
