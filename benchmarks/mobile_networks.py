@@ -66,7 +66,7 @@ def table(options: argparse.Namespace) -> str:
         lines.append(
             f"{f'W{bits}A{bits}':9} {mean_and_error(top1):>14} {mean_and_error(top1 - reference):>14} "
             f"{mean_and_error(top1 - control) if index else '':>14} {rows[0]['integer']['bytes']:9,}  "
-            f"{100 * min(row['equal_codes'] for row in rows):.4f} %"
+            f"{100 * min(row['own_equal_codes'] for row in rows):.4f} %"
         )
     return "\n".join(lines)
 

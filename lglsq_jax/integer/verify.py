@@ -26,18 +26,20 @@ class LayerReport:
 
     Attributes:
         path: the layer.
-        equal_fraction: fraction of codes that are the same.
-        max_difference: largest difference between two codes.
+        equal_fraction: fraction of codes that are the same, from the image on.
+        max_difference: largest difference between two codes, from the image on.
         codes: number of codes compared.
-        own_difference: largest difference between two codes where all layers before got the model's own codes: what the
-            layer itself adds. It is 1 at a rounding tie, and never more in a program that is right.
+        own_equal_fraction: fraction of codes that are the same where all layers before got the model's own codes.
+        own_difference: largest difference then: what the layer itself adds. It is 1 at a rounding tie, and never more
+            in a program that is right.
     """
 
     path: str
     equal_fraction: float
     max_difference: int
     codes: int
-    own_difference: int = 0
+    own_equal_fraction: float
+    own_difference: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,13 @@ class VerifyReport:
 
     @property
     def equal_fraction(self) -> float:
-        """The smallest fraction of equal codes of any layer."""
+        """The smallest fraction of equal codes of any layer, from the image on."""
         return min((layer.equal_fraction for layer in self.layers), default=1.0)
+
+    @property
+    def own_equal_fraction(self) -> float:
+        """The smallest fraction of equal codes that a layer makes of the model's own codes."""
+        return min((layer.own_equal_fraction for layer in self.layers), default=1.0)
 
     @property
     def max_difference(self) -> int:
@@ -79,11 +86,12 @@ class VerifyReport:
 
     def __str__(self) -> str:
         width = max([len(layer.path) for layer in self.layers] + [5])
-        lines = [f"{'layer'.ljust(width)}  equal codes  largest difference  of the layer alone"]
+        lines = [f"{''.ljust(width)}  of the layer alone           from the image on"]
+        lines.append(f"{'layer'.ljust(width)}  equal codes  largest diff.  equal codes  largest diff.")
         for layer in self.layers:
             lines.append(
-                f"{layer.path.ljust(width)}  {100 * layer.equal_fraction:9.4f} %  {layer.max_difference:18}  "
-                f"{layer.own_difference:18}"
+                f"{layer.path.ljust(width)}  {100 * layer.own_equal_fraction:9.4f} %  {layer.own_difference:13}  "
+                f"{100 * layer.equal_fraction:9.4f} %  {layer.max_difference:13}"
             )
         lines.append(
             f"same class for {100 * self.top1_agreement:.3f} % of {self.samples:,} samples; "
@@ -123,17 +131,19 @@ def verify(
             compare, paths = _comparison(trace(model, batch), program)
         counts_of, same, tie, unexcused, difference = compare(batch, program.encode(batch))
         for path, counts in zip(paths, counts_of, strict=True):
-            previous = totals.get(path, np.zeros(4, np.int64))
+            previous = totals.get(path, np.zeros(5, np.int64))
             counts = np.asarray(counts, np.int64)
-            totals[path] = np.concatenate([previous[:2] + counts[:2], np.maximum(previous[2:], counts[2:])])
+            totals[path] = np.concatenate([previous[:3] + counts[:3], np.maximum(previous[3:], counts[3:])])
         samples += len(batch)
         agreed, tied, unexplained = agreed + int(same), tied + int(tie), unexplained + int(unexcused)
         logit_difference = max(logit_difference, float(difference))
     if not samples:
         raise ValueError("`batches` must hold at least one sample to verify on, got none")
     reports = tuple(
-        LayerReport(path, float(equal / max(count, 1)), int(largest), int(count), int(own))
-        for path, (equal, count, largest, own) in totals.items()
+        LayerReport(
+            path, float(equal / max(count, 1)), int(largest), int(count), float(own_equal / max(count, 1)), int(own)
+        )
+        for path, (count, equal, own_equal, largest, own) in totals.items()
     )
     return VerifyReport(reports, agreed / samples, samples, tied, unexplained, logit_difference)
 
@@ -178,7 +188,8 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
             explained = (difference == 0) | ((difference == 1) & near[name])
             excused = excused | (different.any(1) & ~settled & _by_sample(explained, samples).all(1))
             settled = settled | different.any(1)
-            counts.append(((difference == 0).sum(), difference.max(), own.max()))
+            equal = ((codes == 0).sum() for codes in (difference, own))
+            counts.append((*equal, difference.max(), own.max()))
         same, tied_logits = _same_class(logits, integer, program.output_step)
         unexplained = (~same & ~excused & ~tied_logits).sum()
         return counts, same.sum(), excused.sum(), unexplained, jnp.abs(logits - integer).max()
@@ -195,8 +206,7 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
         produced, accumulators = program.replay(codes, expected, False)
         alone, _ = program.replay(codes, expected, True)
         counts, *rest = jax.device_get(compare(expected, near, logits, produced, alone, accumulators))
-        sizes = [produced[name].size for name in names]
-        return [(equal, size, *worst) for (equal, *worst), size in zip(counts, sizes, strict=True)], *rest
+        return [(produced[name].size, *found) for name, found in zip(names, counts, strict=True)], *rest
 
     return run, names
 

@@ -21,7 +21,7 @@ from .phase import Network
 from .signals import StopRequest
 
 EQUAL_CODES = 0.999
-"""The fraction of codes of every layer that must be the same in the fake-quantized and the integer network."""
+"""The fraction of codes in which every layer of both networks must agree, given the same inputs."""
 
 
 def save_weights(folder: RunFolder, kind: str, network: Network) -> int:
@@ -95,6 +95,7 @@ def report_fields(report: VerifyReport) -> dict[str, Any]:
         "samples": report.samples,
         "tied_samples": report.tied_samples,
         "unexplained": report.unexplained,
+        "own_equal_codes": report.own_equal_fraction,
         "equal_codes": report.equal_fraction,
         "max_difference": report.max_difference,
         "own_difference": report.own_difference,
@@ -113,9 +114,10 @@ def broken_promises(report: VerifyReport) -> list[str]:
             "tie explains it"
         )
     broken += [
-        f"{100 * layer.equal_fraction:.4f} % of the codes of {layer.path} are equal, fewer than {100 * EQUAL_CODES:g} %"
+        f"{100 * layer.own_equal_fraction:.4f} % of the codes that {layer.path} makes of the same inputs are equal, "
+        f"fewer than {100 * EQUAL_CODES:g} %"
         for layer in report.layers
-        if layer.equal_fraction < EQUAL_CODES
+        if layer.own_equal_fraction < EQUAL_CODES
     ]
     broken += [
         f"a code of {layer.path} is {layer.own_difference} away from the one that the same inputs have in training"

@@ -68,13 +68,14 @@ def test_every_sample_and_every_code_is_counted_once(report):
     assert report.max_difference == max(layer.max_difference for layer in report.layers)
     assert report.top1_agreement >= 1 - report.tied_samples / report.samples
     assert report.own_difference <= report.max_difference
+    assert report.own_equal_fraction >= report.equal_fraction
     assert 0 <= report.max_logit_difference < 1
 
 
 def test_the_table_names_every_layer_and_the_sample_count(report):
     lines = str(report).splitlines()
-    assert lines[0].split() == "layer equal codes largest difference of the layer alone".split()
-    assert [line.split()[0] for line in lines[1:3]] == ["first", "second"]
+    assert lines[1].split() == ["layer", *2 * ["equal", "codes", "largest", "diff."]]
+    assert [line.split()[0] for line in lines[2:4]] == ["first", "second"]
     assert "of 450 samples" in lines[-1] and "0 unexplained" in lines[-1]
 
 
@@ -86,6 +87,7 @@ def negated(codes):
 def test_one_wrong_weight_of_the_first_layer_shows_in_the_codes_of_the_next(model, program):
     report = lq.integer.verify(model, changed(program, "constant", "codes", negated), BATCHES)
     assert report.layers[0].equal_fraction == 1.0
+    assert report.own_equal_fraction == report.layers[1].own_equal_fraction < 0.99
     assert report.layers[1].equal_fraction < 0.99 and report.layers[1].max_difference > 1
     assert report.own_difference == report.layers[1].own_difference > 1
 
@@ -114,6 +116,7 @@ def test_what_a_layer_was_handed_is_not_held_against_the_layer_itself(model, pro
     first, second = lq.integer.verify(model, wrong, BATCHES).layers
     assert first.own_difference == first.max_difference > 1
     assert second.max_difference > 1 >= second.own_difference
+    assert second.equal_fraction < 0.9 and second.own_equal_fraction >= 0.999
 
 
 def test_codes_that_differ_by_one_without_a_tie_do_not_excuse_a_class(model, program):

@@ -24,7 +24,7 @@ def went_the_whole_way(folder, output: str) -> dict:
     assert "stopped by SIGTERM at step 3, which is saved" in output
     assert "quantized: going on from step 3" in output
     assert summary["samples"] == 16 and summary["promises_kept"]
-    assert summary["equal_codes"] >= 0.999 and summary["own_difference"] <= 1 and summary["unexplained"] == 0
+    assert summary["own_equal_codes"] >= 0.999 and summary["own_difference"] <= 1 and summary["unexplained"] == 0
     assert summary["integer"]["bytes"] < summary["float"]["bytes"] / 6
     assert summary["step"] == 8  # two epochs of four batches, and no training of the float network
     assert all(line["phase"] == "quantized" for line in read_metrics(run))
