@@ -39,7 +39,7 @@ def define(
     )
 
     def evaluate(*operands, **static):
-        if jax.config.jax_disable_jit:
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             return (by_platform or {}).get(jax.default_backend(), default)(*operands, **static)
         return compiled(tuple(sorted(static.items())))(*operands)
 
