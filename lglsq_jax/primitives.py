@@ -37,7 +37,13 @@ def define(
     compiled = functools.lru_cache(maxsize=None)(
         lambda static: jax.jit(lambda *operands: primitive.bind(*operands, **dict(static)))
     )
-    primitive.def_impl(lambda *operands, **static: compiled(tuple(sorted(static.items())))(*operands))
+
+    def evaluate(*operands, **static):
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return (by_platform or {}).get(jax.default_backend(), default)(*operands, **static)
+        return compiled(tuple(sorted(static.items())))(*operands)
+
+    primitive.def_impl(evaluate)
     mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False))
     for platform, function in (by_platform or {}).items():
         mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False), platform=platform)

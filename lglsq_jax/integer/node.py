@@ -25,6 +25,7 @@ class Node:
         constants: arrays that belong to it.
         path: path of the module it comes from.
         name: what users call it; only codes have one.
+        is_float: whether this is the unquantized input, or a rearrangement of it.
     """
 
     op: str
@@ -36,11 +37,11 @@ class Node:
     constants: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     path: str = ""
     name: str = ""
+    is_float: bool = dataclasses.field(init=False)
 
-    @property
-    def is_float(self) -> bool:
-        """Whether this is the unquantized input, or a rearrangement of it."""
-        return self.op == "input" or (self.op != "encode" and any(node.is_float for node in self.inputs))
+    def __post_init__(self):
+        # Kept, not asked for again: the paths to a node double with every residual block.
+        self.is_float = self.op == "input" or (self.op != "encode" and any(node.is_float for node in self.inputs))
 
     @property
     def largest(self) -> int:

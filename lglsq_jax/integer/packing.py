@@ -1,4 +1,4 @@
-"""Codes of 2 to 8 bits in bytes, without gaps."""
+"""Codes of 2 to 8 bits in bytes, without gaps, and whole numbers in as few bytes as hold them."""
 
 import numpy as np
 
@@ -35,3 +35,12 @@ def unpack(stream: np.ndarray, bits: int, shape: tuple[int, ...], *, signed: boo
 def packed_size(count: int, bits: int) -> int:
     """Returns how many bytes ``count`` codes of ``bits`` bits take."""
     return (count * bits + 7) // 8
+
+
+def narrowed(numbers: np.ndarray) -> np.ndarray:
+    """Returns signed whole numbers as int8, int16 or int32, the first that holds them all; others as they are."""
+    if not np.issubdtype(numbers.dtype, np.signedinteger) or not numbers.size:
+        return numbers
+    least, most = int(numbers.min()), int(numbers.max())
+    fitting = (dtype for dtype in (np.int8, np.int16) if np.iinfo(dtype).min <= least and most <= np.iinfo(dtype).max)
+    return numbers.astype(next(fitting, numbers.dtype))

@@ -17,17 +17,18 @@ from ..errors import UserError
 from ..files import write_whole
 from .dimensions import decode, encode
 from .kernels import KERNELS
-from .packing import pack, packed_size, unpack
+from .packing import narrowed, pack, packed_size, unpack
 from .program import Instruction, IntegerProgram
 
 FORMAT = "lglsq_jax integer program"
-VERSION = 1
+VERSION = 2
+_READABLE = ("1", "2")  # version 1 keeps every number of a rescale in 4 bytes
 _PLAIN = ("op", "inputs", "shape", "low", "high", "attributes", "path", "name")
 _LARGEST_HEADER = 2**28  # a compressed list of instructions may not grow beyond this
 _CONSTANT_DTYPES = collections.defaultdict(
     tuple,
     constant=("int8", "uint8"),
-    rescale=("int32", "uint32"),
+    rescale=("int8", "int16", "int32", "uint32"),
     encode=("float32",),
 )
 
@@ -40,10 +41,12 @@ def save(program: IntegerProgram, path: str | os.PathLike) -> None:
     for step in program.instructions:
         stored = {}
         for name, array in step.constants.items():
-            packed = array
             if step.op == "constant":
-                packed = pack(array, step.attributes["bits"], signed=step.attributes["signed"])
-            stored[name] = [array.dtype.name, list(array.shape), offset]
+                packed, kind = pack(array, step.attributes["bits"], signed=step.attributes["signed"]), array.dtype
+            else:
+                packed = narrowed(array)
+                kind = packed.dtype
+            stored[name] = [kind.name, list(array.shape), offset]
             pieces.append(packed.astype(packed.dtype.newbyteorder("<")).tobytes())
             offset += len(pieces[-1])
         fields = (getattr(step, field) for field in _PLAIN)
@@ -102,8 +105,8 @@ def _parse(data: bytes) -> IntegerProgram:
     metadata = outer.get("__metadata__", {}) if isinstance(outer, dict) else {}
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    if metadata.get("version") != str(VERSION):
-        raise ValueError(f"its version is {metadata.get('version')!r}; this release reads version {VERSION}")
+    if metadata.get("version") not in _READABLE:
+        raise ValueError(f"its version is {metadata.get('version')!r}; this release reads {' and '.join(_READABLE)}")
     if set(tensors) != {"program", "constants"} or any(array.dtype != np.uint8 for array in tensors.values()):
         raise ValueError("it does not hold the two byte arrays of a program")
     packed, constants = tensors["program"].tobytes(), tensors["constants"].tobytes()
@@ -165,6 +168,7 @@ def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
             stream = np.frombuffer(piece, np.uint8)
             constants[name] = unpack(stream, attributes["bits"], tuple(shape), signed=attributes["signed"])
         else:
-            constants[name] = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).astype(kind).reshape(shape)
+            numbers = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).reshape(shape)
+            constants[name] = numbers.astype("int32" if kind in ("int8", "int16") else kind)
     fields |= {"inputs": tuple(fields["inputs"]), "shape": tuple(fields["shape"]), "constants": constants}
     return Instruction(**fields)

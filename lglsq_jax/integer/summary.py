@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from .dimensions import Batch, decode
-from .packing import packed_size
+from .packing import narrowed, packed_size
 from .program import Instruction, IntegerProgram
 
 
@@ -37,7 +37,12 @@ class SummaryRow:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The layers of a program and their totals; prints as a table."""
+    """The layers of a program and their totals; prints as a table.
+
+    Attributes:
+        rows: the layers, in the order in which they run.
+        constant_bytes: bytes of all multipliers and biases, as they are stored.
+    """
 
     rows: tuple[SummaryRow, ...]
     constant_bytes: int
@@ -70,10 +75,15 @@ class Summary:
             )
         cells.append(("total", "", "", "", "", "", f"{self.weight_bytes:,}", f"{self.multiply_adds:,}", ""))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        aligned = [str.ljust, str.ljust, *[str.rjust] * 2, *[str.ljust] * 2, *[str.rjust] * 3]
+        columns = list(zip(aligned, widths, strict=True))
         lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+            "  ".join(align(cell, width) for cell, (align, width) in zip(line, columns, strict=True)).rstrip()
+            for line in cells
         ]
-        return "\n".join([*lines, f"multipliers, biases and shifts: {self.constant_bytes:,} bytes"])
+        together = self.weight_bytes + self.constant_bytes
+        lines.append(f"multipliers and biases: {self.constant_bytes:,} bytes; with the weights: {together:,} bytes")
+        return "\n".join(lines)
 
 
 def summarize(program: IntegerProgram) -> Summary:
@@ -100,7 +110,8 @@ def summarize(program: IntegerProgram) -> Summary:
             )
         )
     tables = [step for step in program.instructions if step.op == "rescale"]
-    return Summary(tuple(rows), sum(array.nbytes for step in tables for array in step.constants.values()))
+    constants = sum(narrowed(array).nbytes for step in tables for array in step.constants.values())
+    return Summary(tuple(rows), constants)
 
 
 def _bits(step: Instruction) -> int:

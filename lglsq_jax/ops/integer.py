@@ -39,7 +39,7 @@ def convolve_int32(
         window.strides, ((0, 0),) * len(interior), (1,) * len(interior), window.kernel_dilation, window.groups
     )
     taps = tuple(range(kernel.ndim - 1))
-    return run(shifted, kernel, flat, jnp.int32) + _SHIFT * jnp.sum(kernel, axis=taps, dtype=jnp.int32)
+    return run(shifted, kernel, flat, jnp.int32) + _SHIFT * _sum(kernel, taps)
 
 
 def multiply_int32(
@@ -52,4 +52,9 @@ def multiply_int32(
         return lax.dot_general(codes.astype(jnp.int8), kernel, numbers, preferred_element_type=jnp.int32)
     shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)
     product = lax.dot_general(shifted, kernel, numbers, preferred_element_type=jnp.int32)
-    return product + _SHIFT * jnp.sum(kernel, axis=0, dtype=jnp.int32)
+    return product + _SHIFT * _sum(kernel, (0,))
+
+
+def _sum(kernel, axes: tuple[int, ...]) -> Int32[Array, "..."]:
+    """Adds up in int32: a kernel known now by NumPy at once, since XLA takes seconds to fold the sum of a large one."""
+    return kernel.sum(axis=axes, dtype=jnp.int32)

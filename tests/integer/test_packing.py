@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lglsq_jax.integer.packing import pack, packed_size, unpack
+from lglsq_jax.integer.packing import narrowed, pack, packed_size, unpack
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 
@@ -47,3 +47,15 @@ def test_a_code_that_does_not_fit_is_refused(bits, signed, code):
 def test_a_stream_of_another_length_is_refused(length):
     with pytest.raises(ValueError, match=r"8 codes of 3 bits take 3 bytes, got uint8"):
         unpack(np.zeros(length, np.uint8), 3, (2, 4), signed=True)
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5))
+def test_whole_numbers_take_the_smallest_type_that_holds_them(numbers):
+    found = narrowed(np.array(numbers, np.int32))
+    assert found.tolist() == numbers
+    assert found.itemsize == next(size for size in (1, 2, 4) if all(-(256**size) <= 2 * n < 256**size for n in numbers))
+
+
+@pytest.mark.parametrize("numbers", [np.ones(3, np.uint32), np.ones(3, np.float32), np.zeros(0, np.int32)])
+def test_other_numbers_stay_as_they_are(numbers):
+    assert narrowed(numbers) is numbers

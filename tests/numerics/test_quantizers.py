@@ -248,3 +248,10 @@ def test_an_empty_batch_and_a_single_number_work():
         y, g_x, g_s = value_and_gradients(spec, x, jnp.float32(0.3), 0.5)
         assert y.shape == g_x.shape == x.shape and np.isfinite(g_s)
     assert lq.quantize(0.7, 0.3, lq.QuantSpec(4)) == 2
+
+
+def test_it_runs_step_by_step_where_jit_is_switched_off():
+    x, spec = np.linspace(-1, 1, 9, dtype=np.float32), lq.QuantSpec(4)
+    compiled = lq.fake_quantize(x, jnp.float32(0.1), spec)
+    with jax.disable_jit():
+        np.testing.assert_array_equal(lq.fake_quantize(x, jnp.float32(0.1), spec), compiled)
