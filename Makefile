@@ -6,7 +6,7 @@
 #   EXTRA  more packages for .venv, such as JAX's own for an accelerator:  make env EXTRA="jax[cuda13]"
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test recipes check bench
+.PHONY: help env train test long check bench
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -29,8 +29,8 @@ train: $(STAMP) ## train on the embedded digits: float, low bits, integers, tabl
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder $(ARGS)
 
-recipes: $(STAMP) ## try each recipe for ImageNet from end to end on made-up images
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) -m recipe $(ARGS)
+long: $(STAMP) ## run the tests that take minutes: each recipe from end to end, the largest networks as integers
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal -m long $(ARGS)
 
 check: $(STAMP) ## check format, lint and types
 	@status=0; for step in "ruff format --check ." "ruff check ." pyright; do \

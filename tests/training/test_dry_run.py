@@ -45,7 +45,7 @@ def test_the_digits_experiment_goes_the_whole_way_on_made_up_images(train, tmp_p
     assert again.status == 2 and "a dry run needs a new folder" in again.error
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_goes_the_whole_way_on_made_up_images(name, train, tmp_path):
     outcome = train(name, "--dry-run", "--run-dir", tmp_path / "dry")
