@@ -1,5 +1,7 @@
 """All five networks at full width, with random weights and batch statistics, as integers in a file."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,13 +38,13 @@ LONG = ("resnet34", "resnet50")
 """Their kinds of layer are those of the others, and compiling them takes longest."""
 
 
-@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in ENDS])
-def name(request) -> str:
-    return request.param
+networks = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in ENDS]
+)
 
 
-@pytest.fixture(scope="module")
-def model(name):
+@functools.cache  # and not a fixture: those of a parametrised module are made again whenever the parameter changes
+def quantized(name: str) -> nnx.Module:
     network = randomised(name)
     weights, inputs = lq.QuantSpec(BITS), lq.QuantSpec(BITS, signed=False, batch_axis=0)
     model = lq.quantize_model(network, lq.models.recommended_rules(network, weights=weights, inputs=inputs))
@@ -51,9 +53,9 @@ def model(name):
     return model
 
 
-@pytest.fixture(scope="module")
-def program(model):
-    return lq.integer.lower(model, IMAGES)
+@functools.cache
+def lowered(name: str) -> lq.integer.IntegerProgram:
+    return lq.integer.lower(quantized(name), IMAGES)
 
 
 def randomised(name: str) -> nnx.Module:
@@ -79,30 +81,33 @@ def randomised(name: str) -> nnx.Module:
     return nnx.merge(graph, jax.tree_util.tree_map_with_path(draw, state))
 
 
-def test_the_body_holds_no_float_at_any_depth(program):
-    assert_integers_only(program, IMAGES)
+@networks
+def test_the_body_holds_no_float_at_any_depth(name):
+    assert_integers_only(lowered(name), IMAGES)
 
 
-def test_every_layer_has_the_codes_of_the_model(model, program):
+@networks
+def test_every_layer_has_the_codes_of_the_model(name):
     """From the image on, a tie decides hundreds of later codes of a random network: a sample may differ from it on."""
-    report = lq.integer.verify(model, program, [IMAGES])
+    report = lq.integer.verify(quantized(name), lowered(name), [IMAGES])
     untied = 1 - report.tied_samples / report.samples
     assert report.unexplained == 0 and untied > 0
     for layer in report.layers:
         assert layer.own_difference <= 1 and layer.own_equal_fraction >= 0.999, layer
         assert layer.equal_fraction >= 0.999 * untied, layer
-    assert sorted(layer.path for layer in report.layers) == sorted(row.path for row in lq.plan(model).rows)
+    assert sorted(layer.path for layer in report.layers) == sorted(row.path for row in lq.plan(quantized(name)).rows)
 
 
-def test_the_file_gives_the_same_logits_and_is_as_small_as_its_bits(name, model, program, tmp_path):
-    path = tmp_path / name
+@networks
+def test_the_file_gives_the_same_logits_and_is_as_small_as_its_bits(name, tmp_path):
+    program, path = lowered(name), tmp_path / name
     program.save(path)
     codes = program.encode(IMAGES)
     logits = np.asarray(program.integer_body(codes))
     assert logits.dtype == np.int32 and len(np.unique(logits)) > CLASSES
     np.testing.assert_array_equal(lq.integer.load(path).integer_body(codes), logits)
 
-    weights, constants = expected_bytes(model, ENDS[name])
+    weights, constants = expected_bytes(quantized(name), ENDS[name])
     summary = program.summary()
     assert summary.weight_bytes == pytest.approx(weights, rel=1e-3)
     assert summary.weight_bytes + summary.constant_bytes == pytest.approx(weights + constants, rel=0.02)

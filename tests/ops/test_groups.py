@@ -40,7 +40,7 @@ def test_shifted_products_are_the_convolution_forward_and_backward(kind, vector,
     check(x_shape, kernel_shape, Window(*geometry), 1)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(
     st.integers(2, 5), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.integers(0, 2**31)
 )
