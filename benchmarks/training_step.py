@@ -81,7 +81,7 @@ def compile_step(model: nnx.Module, images, labels):
 
 def main():
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--method", default="lg_lsq")
     parser.add_argument("--bits", type=int, default=4)

@@ -2,7 +2,7 @@
 
 The four files come with Debian's package dataset-fashion-mnist; --data.path names any other folder with them. The stem
 has stride 2, so that the image ends as 1x1. At a learning rate of 0.05 the float network's loss jumps from 0.8 to 2.5.
-All seeds and bits: python benchmarks/mobile_networks.py.
+All seeds and bits: python studies/mobile_networks.py.
 
     python train.py fashion_mobilenet_v2
 """

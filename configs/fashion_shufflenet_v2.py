@@ -1,7 +1,7 @@
 """ShuffleNetV2 x0.5 on Fashion-MNIST at W4A4: depthwise convolutions, split and shuffled channels.
 
 The four files come with Debian's package dataset-fashion-mnist; --data.path names any other folder with them. The stem
-has stride 2 and no pooling. All seeds and bits: python benchmarks/mobile_networks.py --network shufflenet_v2.
+has stride 2 and no pooling. All seeds and bits: python studies/mobile_networks.py --network shufflenet_v2.
 
     python train.py fashion_shufflenet_v2
 """

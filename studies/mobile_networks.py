@@ -1,6 +1,6 @@
 """MobileNetV2 and ShuffleNetV2 on Fashion-MNIST: top-1 in float and at 8, 4 and 3 bits, over seeds.
 
-    python benchmarks/mobile_networks.py [--network mobilenet_v2] [--seeds 3] [--float-epochs 3] [--epochs 1]
+    python studies/mobile_networks.py [--network mobilenet_v2] [--seeds 3] [--float-epochs 3] [--epochs 1]
         [--runs runs/mobile] [--table]
 
 For each seed one float network is trained and then quantized at each width, so rows are paired by seed. Every cell is
@@ -13,12 +13,14 @@ import argparse
 import dataclasses
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from lglsq_jax.training import TrainConfig, run_experiment
 
+ROOT = Path(__file__).resolve().parent.parent
 BITS = (8, 4, 3)
 
 
@@ -29,6 +31,7 @@ def cell(options: argparse.Namespace, seed: int, bits: int) -> Path:
 
 def experiment(options: argparse.Namespace, seed: int, bits: int) -> TrainConfig:
     """Returns the config of one run; all but the first width take the float network of the first."""
+    sys.path.insert(0, str(ROOT))  # experiments are files beside the package, not in it
     config = importlib.import_module(f"configs.fashion_{options.network}").config
     start = None if bits == BITS[0] else str(cell(options, seed, BITS[0]))
     pretraining = dataclasses.replace(config.pretraining, epochs=options.float_epochs, start_from=start)
