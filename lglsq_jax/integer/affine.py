@@ -18,11 +18,14 @@ class Affine:
         terms: pairs of a node and its scale, float64 and broadcastable to ``shape``.
         bias: float64, broadcastable to ``shape``.
         shape: the value's shape.
+        clipped: ``(x, low, high)`` where the value is ``clip(x, low, high)`` rounded to fixed point, so that another
+            clip or a quantizer may start from ``x``; None otherwise.
     """
 
     terms: tuple[tuple[Node, np.ndarray], ...]
     bias: np.ndarray
     shape: Shape
+    clipped: "tuple[Affine, float, float] | None" = None
 
     @classmethod
     def of(cls, terms: Sequence[tuple[Node, np.ndarray | np.float64]], bias, shape: Shape) -> "Affine":

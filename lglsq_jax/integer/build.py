@@ -113,8 +113,15 @@ def _finest_step(largest: float) -> float:
 
 
 def clip(value: Affine, low: float, high: float, path: str) -> Affine:
-    """Returns ``clip(value, low, high)``: on the integers themselves where the bounds are whole, or in fixed point."""
+    """Returns ``clip(value, low, high)``: on the integers themselves where the bounds are whole, or in fixed point.
+
+    A clip of a clip, such as ReLU6 as a maximum and a minimum, is one clip of what the first one clipped: the fixed
+    point of the first has a step for values as large as a sum may become, which is coarse for those that are left.
+    """
     check_quantized(value, path)
+    if value.clipped is not None:
+        value, inner_low, inner_high = value.clipped
+        low, high = min(max(inner_low, low), high), max(min(inner_high, high), low)
     least, most = value.bounds()
     if (least >= low).all() and (most <= high).all():
         return value
@@ -135,7 +142,7 @@ def clip(value: Affine, low: float, high: float, path: str) -> Affine:
                 path=path,
             )
             return Affine.from_node(clipped, scale)
-    return fixed_point(value, path, low=low, high=high)
+    return dataclasses.replace(fixed_point(value, path, low=low, high=high), clipped=(value, low, high))
 
 
 def rearranged(op: str, attributes: Attributes, shape: Shape, path: str, *values: Affine) -> Affine:

@@ -334,3 +334,26 @@ def test_several_quantizers_of_the_input_make_several_codes():
     first, second = program.encode(X)
     assert (first.dtype, second.dtype) == (np.int8, np.uint8)
     verified(model, program, X)
+
+
+def test_a_clip_of_a_clip_is_one_clip_and_one_rounding():
+    gains = np.float32([2e3, 0.11, 0.02, 0.05])
+
+    def model(x):
+        return fake(nnx.relu6(signed(x) * gains + 1e-4), STEP / 50, OUTPUT)
+
+    program = assert_same_codes(model, X, STEP / 50)
+    inner = [step.op for step in program.instructions if step.op in ("rescale", "clip")]
+    assert inner[0] == "rescale" and inner.count("rescale") <= 2 and "clip" not in inner  # codes, and the output
+
+
+@pytest.mark.parametrize("bounds", [(0, 6, 2, 4), (0, 6, -1, 9), (2, 6, 0, 1), (0, 1, 3, 5)])
+def test_clips_compose_as_they_do_on_numbers(bounds):
+    first_low, first_high, low, high = bounds
+
+    def model(x):
+        inner = jnp.minimum(jnp.maximum(signed(x) * 3.1, first_low), first_high)
+        return signed(x) * 0.3 + jnp.minimum(jnp.maximum(inner, low), high)
+
+    program = lq.integer.lower(model, X)
+    np.testing.assert_allclose(program(X), jax.jit(model)(X), atol=1e-5)
