@@ -23,6 +23,7 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).resolve().pare
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """One process runs all files that train, first, so that it makes their common run once; others go by file."""
     training = {item.path for item in items if {"train", "finished_run"} & set(item.fixturenames)}
