@@ -233,7 +233,7 @@ def test_a_run_to_start_from_has_a_head_for_the_classes_of_the_data(train, finis
     assert_one_sentence(outcome, "head of the float network that the run of `start_from` has saved, 10, but npz has 4")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_damaged_images_goes_on_and_tells_of_them(train, tmp_path):
     def spoil(root):
         damage(root, "train/class_000/*_00002.JPEG")

@@ -12,6 +12,8 @@ import lglsq_jax as lq
 
 from .checks import assert_integers_only, normal
 
+pytestmark = pytest.mark.long
+
 BITS, END_BITS = 4, 8
 CLASSES = 1000
 IMAGES = normal(4, 64, 64, 3, seed=7)
@@ -34,13 +36,7 @@ def _compile_quickly():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-LONG = ("resnet34", "resnet50")
-"""Their kinds of layer are those of the others, and compiling them takes longest."""
-
-
-networks = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in ENDS]
-)
+networks = pytest.mark.parametrize("name", ENDS)
 
 
 @functools.cache  # and not a fixture: those of a parametrised module are made again whenever the parameter changes
