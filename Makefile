@@ -27,7 +27,7 @@ train: $(STAMP) ## train on the embedded digits: float, low bits, integers, tabl
 	$(BIN)/python train.py digits $(ARGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 long: $(STAMP) ## run the tests that take minutes: each recipe from end to end, the largest networks as integers
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal -m long $(ARGS)

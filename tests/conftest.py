@@ -23,13 +23,10 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).resolve().pare
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """One process runs all files that train, first, so that it makes their common run once; others go by file."""
-    training = {item.path for item in items if {"train", "finished_run"} & set(item.fixturenames)}
-    items.sort(key=lambda item: item.path not in training)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("training" if item.path in training else str(item.path)))
+    """Files that train come first: started last, one of them would keep one process busy while the others wait."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or "train" in item.fixturenames}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @dataclasses.dataclass(frozen=True)
