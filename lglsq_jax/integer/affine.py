@@ -19,7 +19,7 @@ class Affine:
         bias: float64, broadcastable to ``shape``.
         shape: the value's shape.
         clipped: ``(x, low, high)`` where the value is ``clip(x, low, high)`` rounded to fixed point, so that another
-            clip or a quantizer may start from ``x``; None otherwise.
+            clip may start from ``x``; None otherwise.
     """
 
     terms: tuple[tuple[Node, np.ndarray], ...]

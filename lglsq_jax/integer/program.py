@@ -203,7 +203,7 @@ class IntegerProgram:
         values = {}
         for index, array in zip(entries, given, strict=True):
             dtype, shape = self.instructions[index].attributes["dtype"], self.instructions[index].shape
-            array = values[index] = jnp.asarray(array)
+            array = jnp.asarray(array)
             if array.dtype != dtype:
                 raise ValueError(f"`codes` must be {dtype} as `encode` returns them, got {array.dtype}")
             pairs = zip(shape, array.shape, strict=False)
