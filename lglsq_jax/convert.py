@@ -169,7 +169,13 @@ def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = Non
         batch = jnp.asarray(batch)
         if jnp.issubdtype(batch.dtype, jnp.floating) and not bool(jnp.isfinite(batch).all()):
             raise ValueError(f"batch {index} for calibration must be finite, got NaN or infinity in it")
-        seen.append(jax.device_get(observe(state, batch)))
+        try:
+            seen.append(jax.device_get(observe(state, batch)))
+        except jax.errors.UnexpectedTracerError as error:
+            raise ValueError(
+                "cannot see the inputs of layers that the model calls inside jax.jit, jax.checkpoint or a loop; "
+                "calibrate it without them, or set the scales with set_scales"
+            ) from error
     if not seen:
         raise ValueError("`batches` must hold at least one batch to calibrate from, got none")
     for path, layer in layers:

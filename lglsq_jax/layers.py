@@ -1,5 +1,6 @@
 """Convolution and linear layers that own their scales: nnx's own layers with the product replaced."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -48,15 +49,16 @@ class _Quantized:
                 raise TypeError(f"`{name}` must be a QuantSpec or None, got {spec!r}")
         if inputs is not None and inputs.channel_axis is not None:
             raise ValueError(f"`inputs.channel_axis` must be None in a layer, got {inputs.channel_axis}")
-        last = len(self.kernel.shape) - 1
-        if weights is not None and weights.channel_axis not in (None, -1, last):
-            raise ValueError(
-                f"`weights.channel_axis` must be None or the output axis, {last} or -1, got {weights.channel_axis}"
-            )
-        if weights is not None and weights.maximum > 127:
-            raise ValueError(
-                "`weights` must have codes that fit int8: signed, or unsigned with at most 7 bits, got 8 bits"
-            )
+        if weights is not None:
+            last = len(self.kernel.shape) - 1
+            if weights.channel_axis not in (None, -1, last):
+                raise ValueError(
+                    f"`weights.channel_axis` must be None or the output axis, {last} or -1, got {weights.channel_axis}"
+                )
+            if weights.maximum > 127:
+                raise ValueError(
+                    "`weights` must have codes that fit int8: signed, or unsigned with at most 7 bits, got 8 bits"
+                )
         self.weights, self.inputs = weights, inputs
         unset = jnp.float32(jnp.nan)
         shape = () if weights is None else weights.scale_shape(self.kernel.shape)
@@ -78,15 +80,15 @@ class _Quantized:
             ValueError: the layer has no such quantizer, or a scale has another shape or is not finite and positive, or
                 the offset is not finite.
         """
-        for name, value, spec, variable, shape in (
-            ("weights", weights, self.weights, self.weight_scale, self.kernel.shape),
-            ("inputs", inputs, self.inputs, self.input_scale, ()),
+        for name, value, spec, variable in (
+            ("weights", weights, self.weights, self.weight_scale),
+            ("inputs", inputs, self.inputs, self.input_scale),
         ):
             if value is None:
                 continue
             if spec is None or variable is None:
                 raise ValueError(f"`{name}` are not quantized in this layer, got a scale for them")
-            check_scale(value, spec, shape, name)
+            check_scale(value, spec, self.kernel.shape if name == "weights" else (), name)
             variable[...] = jnp.asarray(value, jnp.float32)
         if input_offset is not None:
             if self.input_offset is None:
@@ -113,20 +115,32 @@ class _Quantized:
         if self.observer is not None and self.observer(x):
             return float_product(x, kernel)
         kernel = self.transformed(kernel)
-        progress = self.progress[...]
-        offset = None if self.input_offset is None else self.input_offset[...]
-        try:
+        with self._readable_errors():
             if self.weight_scale is not None and self.input_scale is not None:
-                return fused_product(x, kernel, self.input_scale[...], self.weight_scale[...], offset, progress)
-            if self.inputs is not None and self.input_scale is not None:
-                x = fake_quantize(x, self.input_scale[...], self.inputs, offset, progress)
+                offset = None if self.input_offset is None else self.input_offset[...]
+                scales = self.input_scale[...], self.weight_scale[...]
+                return fused_product(x, kernel, *scales, offset, self.progress[...])
+            x = self._fake_quantized(x)
             if self.weights is not None and self.weight_scale is not None:
-                kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, progress)
+                kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, self.progress[...])
+        return float_product(x, kernel)
+
+    def _fake_quantized(self, x):
+        """The inputs on the grid of their quantizer, where they have one."""
+        if self.inputs is None or self.input_scale is None:
+            return x
+        offset = None if self.input_offset is None else self.input_offset[...]
+        return fake_quantize(x, self.input_scale[...], self.inputs, offset, self.progress[...])
+
+    @contextlib.contextmanager
+    def _readable_errors(self):
+        """Says what to do where the scales were never set."""
+        try:
+            yield
         except ValueError as error:
             if self._known_uncalibrated():
                 raise ValueError("the layer's scales are not set: call calibrate(model, batches) first") from error
             raise
-        return float_product(x, kernel)
 
     @property
     def calibrated(self) -> bool:
@@ -144,6 +158,33 @@ class _Quantized:
         """Returns a starting scale for the kernel as it is now; see ``init_scale``."""
         assert self.weights is not None
         return init_scale(self.quantizer_kernel, self.weights, how or self.weights.method.weight_start or "mse")
+
+
+class Quantizer(_Quantized, nnx.Module):
+    r"""Puts a value on the grid of a quantizer: :math:`\hat x = s \operatorname{clip}(\operatorname{round}(x / s))`.
+
+    For values that a layer's own input quantizer does not cover: before an activation such as SiLU or a product of two
+    branches, whose integer form is a table of codes. ``calibrate`` sets its scale, as that of a layer's inputs.
+
+    Args:
+        inputs: the quantizer; per tensor.
+
+    Raises:
+        TypeError: the spec is not a ``QuantSpec``.
+        ValueError: the spec has a channel axis.
+    """
+
+    def __init__(self, inputs: QuantSpec):
+        if not isinstance(inputs, QuantSpec):
+            raise TypeError(f"`inputs` must be a QuantSpec, got {inputs!r}")
+        self._add_quantizers(None, inputs)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns the fake-quantized value."""
+        if self.observer is not None and self.observer(x):
+            return x
+        with self._readable_errors():
+            return self._fake_quantized(x)
 
 
 class QuantConv(_Quantized, nnx.Conv):

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from flax import nnx
 
-from .layers import QuantConv, QuantLinear
+from .layers import QuantConv, Quantizer, QuantLinear
 
-QuantLayer = QuantConv | QuantLinear
+QuantLayer = QuantConv | QuantLinear | Quantizer
 
 
 def join(path: tuple) -> str:
@@ -27,8 +27,9 @@ def products(model: nnx.Module) -> list[tuple[str, nnx.Conv | nnx.Linear]]:
 
 
 def quantized_layers(model: nnx.Module) -> list[tuple[str, QuantLayer]]:
-    """Returns the quantized layers with their paths."""
-    return [(path, layer) for path, layer in products(model) if isinstance(layer, QuantLayer)]
+    """Returns the quantized layers with their paths, in the order in which the model holds them."""
+    found = [(path, module) for path, module in named_modules(model) if isinstance(module, QuantLayer)]
+    return sorted(found, key=lambda item: _natural(item[0]))
 
 
 def _natural(path: str) -> list[tuple[bool, int, str]]:

@@ -16,8 +16,8 @@ ROWS = {
     "scripts": {"train", "configs", "benchmarks", "studies"},
     "package": {PACKAGE},  # lglsq_jax/__init__.py, which collects the public names
     "system": {"training", "data", "report", "integer", "commands", "__main__"},
-    "model": {"models", "convert", "inspection", "observe", "paths"},
-    "layer": {"layers"},
+    "model": {"models", "batch_norm", "convert", "inspection", "observe", "paths"},
+    "layer": {"layers", "normalize"},
     "function": {"ops"},
     "numerics": {"quantizers", "gradients", "methods", "calibration", "spec", "primitives"},
     "errors": {"errors", "files"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Affine:
     bias: np.ndarray
     shape: Shape
     clipped: "tuple[Affine, float, float] | None" = None
+    curve: Any = None
 
     @classmethod
     def of(cls, terms: Sequence[tuple[Node, np.ndarray | np.float64]], bias, shape: Shape) -> "Affine":

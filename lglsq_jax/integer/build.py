@@ -53,7 +53,9 @@ def rescale(
     )
 
 
-def fixed_point(value: Affine, path: str, *, low=-math.inf, high=math.inf, spare: int = 1) -> Affine:
+def fixed_point(
+    value: Affine, path: str, *, low=-math.inf, high=math.inf, spare: int = 1, limit: float = _FIXED_LARGEST
+) -> Affine:
     """Returns ``clip(value, low, high)`` as one int32 tensor, rounded to as many fraction bits as surely fit.
 
     Args:
@@ -62,6 +64,7 @@ def fixed_point(value: Affine, path: str, *, low=-math.inf, high=math.inf, spare
         low: clip, in real units.
         high: clip, in real units.
         spare: how many such numbers must be summed within int32.
+        limit: bound on such a sum.
 
     Raises:
         LoweringError: the value depends on the unquantized input.
@@ -69,11 +72,11 @@ def fixed_point(value: Affine, path: str, *, low=-math.inf, high=math.inf, spare
     check_quantized(value, path)
     only = value.only_term()
     if only is not None and low == -math.inf and high == math.inf and only[1].size == 1 and only[1].flat[0] > 0:
-        if only[0].largest * spare <= INT32_MAX:
+        if only[0].largest * spare <= (INT32_MAX if limit == _FIXED_LARGEST else limit):
             return value
     least, most = value.bounds()
     largest = max(abs(np.clip(least, low, high)).max(), abs(np.clip(most, low, high)).max())
-    step = _finest_step(float(largest) * spare)
+    step = finest_step(float(largest) * spare, limit)
     ends = [INT32_MAX if math.isinf(end) else min(round(abs(end) / step), INT32_MAX) for end in (low, high)]
     signs = [-1 if end < 0 else 1 for end in (low, high)]
     node = rescale(value, np.float64(step), 0.0, signs[0] * ends[0], signs[1] * ends[1], path)
@@ -92,7 +95,7 @@ def common_fixed_point(values: Sequence[Affine], path: str) -> tuple[list[Node],
     steps = {float(term[1].flat[0]) if term is not None and term[1].size == 1 else math.nan for term in terms}
     if len(steps) == 1 and min(steps) > 0:
         return [term[0] for term in terms if term is not None], steps.pop()
-    step = _finest_step(max(float(np.abs(end).max()) for value in values for end in value.bounds()))
+    step = finest_step(max(float(np.abs(end).max()) for value in values for end in value.bounds()))
     return [rescale(value, np.float64(step), 0.0, -INT32_MAX, INT32_MAX, path) for value in values], step
 
 
@@ -106,9 +109,9 @@ def check_quantized(value: Affine, path: str) -> None:
         raise LoweringError(f"{_module(path)} computes with the unquantized input of the model; quantize it first")
 
 
-def _finest_step(largest: float) -> float:
-    """Returns the smallest power of two in whose units numbers up to ``largest`` surely fit int32."""
-    bits = _MOST_FRACTION_BITS if largest == 0 else math.floor(math.log2(_FIXED_LARGEST / largest))
+def finest_step(largest: float, limit: float = _FIXED_LARGEST) -> float:
+    """Returns the smallest power of two in whose units numbers up to ``largest`` surely stay within ``limit``."""
+    bits = _MOST_FRACTION_BITS if largest == 0 else math.floor(math.log2(limit / largest))
     return 2.0 ** -min(bits, _MOST_FRACTION_BITS)
 
 
@@ -141,7 +144,7 @@ def clip(value: Affine, low: float, high: float, path: str) -> Affine:
                 {"low": lowest, "high": highest},
                 path=path,
             )
-            return Affine.from_node(clipped, scale)
+            return dataclasses.replace(Affine.from_node(clipped, scale), clipped=(value, low, high))
     return dataclasses.replace(fixed_point(value, path, low=low, high=high), clipped=(value, low, high))
 
 

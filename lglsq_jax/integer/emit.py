@@ -1,6 +1,7 @@
 """From the graph to a list of instructions: fixed-point constants, fused rescales, nothing that is not used."""
 
 import collections
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,23 +9,24 @@ import numpy as np
 from .affine import Affine
 from .dimensions import encode
 from .fixed import fixed_point_constants, split
+from .nearest import is_code, made_nearest, nearest_steps
 from .node import Node
 from .program import Instruction, IntegerProgram
 
 
-def emit(output: Affine, dtype: np.dtype) -> IntegerProgram:
-    """Returns the program that computes an affine value of one term."""
+def emit(output: Affine, inputs: Sequence[Node]) -> IntegerProgram:
+    """Returns the program that computes an affine value of one term from the model's inputs."""
     (node, scale), *_ = output.terms
     order = _ordered(node)
+    _share_constants(order)
     _fuse(order)
-    order = _ordered(node)
-    (source,) = (step for step in order if step.op == "input")
+    order = [*(source for source in inputs), *(step for step in _ordered(node) if step.op != "input")]
     numbers = {id(step): index for index, step in enumerate(order)}
     instructions = [_instruction(step, numbers) for step in order]
     return IntegerProgram(
         instructions=tuple(instructions),
-        input_shape=source.shape,
-        input_dtype=dtype.name,
+        input_shapes=tuple(source.shape for source in inputs),
+        input_dtypes=tuple(source.attributes["dtype"] for source in inputs),
         output_step=float(scale.flat[0]),
     )
 
@@ -43,6 +45,20 @@ def _ordered(output: Node) -> list[Node]:
             stack.append((node, True))
             stack.extend((term, False) for term in reversed(node.inputs))
     return order
+
+
+def _share_constants(order: list[Node]) -> None:
+    """Lets every use of the same weights read the same constant, so that a shared layer is stored once."""
+    first: dict[tuple, Node] = {}
+
+    def one(node: Node) -> Node:
+        if node.op != "constant":
+            return node
+        codes = node.constants["codes"]
+        return first.setdefault((codes.shape, codes.tobytes()), node)
+
+    for node in order:
+        node.inputs = tuple(map(one, node.inputs))
 
 
 def _fuse(order: list[Node]) -> None:
@@ -66,9 +82,16 @@ def _fuse(order: list[Node]) -> None:
 
 
 def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
-    attributes, constants = dict(node.attributes), dict(node.constants)
-    if node.op == "rescale":
-        fixed = fixed_point_constants(node)
+    op, attributes, constants = node.op, dict(node.attributes), dict(node.constants)
+    fixed = fixed_point_constants(node) if op == "rescale" else None
+    if fixed is not None and is_code(node):
+        fixed = made_nearest(node, fixed)
+        attributes["nearest"] = True
+    if op == "rescale" and fixed is None:
+        op, attributes = "staircase", {"dtype": _dtype(node)}
+        thresholds, values = nearest_steps(node)
+        constants = {"thresholds": thresholds.astype(np.int32), "values": values.astype(attributes["dtype"])}
+    elif fixed is not None:
         attributes["shift"] = fixed.shift
         if any(fixed.term_shifts):
             attributes["term_shifts"] = fixed.term_shifts
@@ -83,7 +106,7 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
     elif node.op == "encode":
         attributes["dtype"] = _dtype(node)
     return Instruction(
-        op=node.op,
+        op=op,
         inputs=tuple(numbers[id(term)] for term in node.inputs),
         shape=tuple(encode(node.shape)),
         low=int(node.low.min()),

@@ -11,6 +11,8 @@ from ..ops.window import Window
 from . import wide
 from .arrange import ARRANGE
 
+_MOST_COMPARISONS = 32  # steps up to which comparing with all of them is faster than halving; measured on x86 CPUs
+
 
 def window_of(attributes) -> Window:
     """Returns a convolution's geometry from its plain attributes."""
@@ -47,6 +49,45 @@ def _rescale(attributes, constants, *terms):
 
 def _clip(attributes, constants, x):
     return jnp.clip(x, jnp.asarray(attributes["low"], x.dtype), jnp.asarray(attributes["high"], x.dtype))
+
+
+def _times(attributes, constants, x, y):
+    return x.astype(jnp.int32) * y.astype(jnp.int32)
+
+
+def _table(attributes, constants, x):
+    """``table[..., x - low]``: each element picks an entry of its channel's table."""
+    return _picked(constants["table"], x.astype(jnp.int32) - attributes["low"])
+
+
+def _staircase(attributes, constants, x):
+    """``values[..., number of thresholds that x reaches]``."""
+    x, thresholds, values = x.astype(jnp.int32), constants["thresholds"], constants["values"]
+    steps = thresholds.shape[-1]
+    if steps <= _MOST_COMPARISONS:
+        count = jnp.zeros((), jnp.int32)
+        for index in range(steps):
+            count = count + (x >= thresholds[..., index]).astype(jnp.int32)
+        count = jnp.broadcast_to(count, x.shape)
+    else:  # as many halvings as the number of steps has bits
+        count = jnp.zeros(x.shape, jnp.int32)
+        for bit in reversed(range(steps.bit_length())):
+            further = count + (1 << bit)
+            reached = x >= _picked(thresholds, jnp.minimum(further, steps) - 1)
+            count = jnp.where((further <= steps) & reached, further, count)
+    return _picked(values, count)
+
+
+def _picked(table, index):
+    """Returns ``table[..., index]``, where the axes before the last have size 1 or that of ``index``."""
+    entries, axes = table.shape[-1], table.shape[:-1]
+    start = 0
+    stride = entries
+    for axis in reversed(range(len(axes))):
+        if axes[axis] > 1:
+            start = start + lax.broadcasted_iota(jnp.int32, index.shape, index.ndim - len(axes) + axis) * stride
+            stride *= axes[axis]
+    return jnp.take(jnp.ravel(table), start + index, mode="clip")
 
 
 def _maximum(attributes, constants, x, y):
@@ -102,6 +143,9 @@ KERNELS: dict[str, Callable] = {
     "multiply": _multiply,
     "rescale": _rescale,
     "clip": _clip,
+    "times": _times,
+    "table": _table,
+    "staircase": _staircase,
     "maximum": _maximum,
     "minimum": _minimum,
     "window_max": _window_max,

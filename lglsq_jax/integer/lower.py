@@ -1,11 +1,12 @@
 """From an eval-mode model to an integer program."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from ..inspection import check_scales
 from ..paths import named_modules
@@ -13,6 +14,7 @@ from ..primitives import QUANTIZE_NAME
 from .affine import Affine, Value
 from .build import fixed_point
 from .constants import evaluate
+from .curve import ELEMENTWISE, Curve, combined, remembered
 from .dimensions import known_shape
 from .emit import emit
 from .errors import LoweringError
@@ -20,10 +22,13 @@ from .node import Node
 from .program import IntegerProgram
 from .rules import RULES
 from .rules.context import Context
+from .tables import tabulated
 from .trace import Equation, Trace, Variable, trace
 
 
-def lower(model: nnx.Module | Callable, example_input: Float[Array, "n ..."]) -> IntegerProgram:
+def lower(
+    model: nnx.Module | Callable, example_input: Shaped[Array, "n ..."], *more: Shaped[Array, "n ..."]
+) -> IntegerProgram:
     r"""Returns the integer program of a quantized model: ``encode``, an integer-only body, ``decode``.
 
     The model is traced in evaluation mode and its equations are interpreted over values
@@ -32,8 +37,10 @@ def lower(model: nnx.Module | Callable, example_input: Float[Array, "n ..."]) ->
     no quantizer touches (a residual stream, a mean) travels as int32 fixed point.
 
     Args:
-        model: any nnx model, or plain function of one array, of supported primitives; calibrated and in eval mode.
-        example_input: fixes every axis of the input but the first, the batch.
+        model: any nnx model, or plain function of arrays, of supported primitives; calibrated and in eval mode.
+        example_input: fixes every axis of the input but the first, the batch. Float, or uint8 or int8 for a model that
+            takes raw images, such as one that begins with :class:`lglsq_jax.Normalize`.
+        more: further inputs of a model that takes several.
 
     Raises:
         LoweringError: an operation has no integer form or meets an unquantized value (names the primitive, the module's
@@ -41,22 +48,26 @@ def lower(model: nnx.Module | Callable, example_input: Float[Array, "n ..."]) ->
         ValueError: the model is in training mode or has a scale that is not finite and positive (names the module), or
             does not return one array.
     """
-    example = jnp.asarray(example_input)
-    if not jnp.issubdtype(example.dtype, jnp.floating) or example.ndim < 1:
-        raise ValueError(
-            f"`example_input` must be a float array with a batch axis, got {example.dtype} {example.shape}"
-        )
+    examples = [jnp.asarray(example) for example in (example_input, *more)]
+    for example in examples:
+        if not (jnp.issubdtype(example.dtype, jnp.floating) or example.dtype in (jnp.uint8, jnp.int8)):
+            raise ValueError(f"`example_input` must be a float, uint8 or int8 array, got {example.dtype}")
+        if example.ndim < 1:
+            raise ValueError(f"`example_input` must have a batch axis, got shape {example.shape}")
     if isinstance(model, nnx.Module):
         check_evaluation_mode(model)
         check_scales(model)
-    traced = trace(model, example)
-    value = _interpret(traced)
+    traced = trace(model, *examples)
+    inputs = [_input(index, argument, traced.batch) for index, argument in enumerate(traced.arguments)]
+    value = _interpret(traced, inputs)
+    if isinstance(value, Curve):
+        value = tabulated(value, "output")
     if not isinstance(value, Affine) or value.is_constant:
         raise LoweringError("the model's output does not depend on its input")
     if value.is_float:
         raise LoweringError("the model's output depends on its input without a quantizer between; quantize its layers")
     logits = fixed_point(value, "output")
-    return emit(logits, np.dtype(example.dtype))
+    return emit(logits, inputs)
 
 
 def check_evaluation_mode(model: nnx.Module) -> None:
@@ -73,13 +84,20 @@ def check_evaluation_mode(model: nnx.Module) -> None:
                 )
 
 
-def _interpret(traced: Trace) -> Value:
-    context = Context(traced.batch)
-    shape = known_shape(traced.argument.shape, traced.batch)
-    ones = np.zeros((1,) * len(shape), np.int64)
-    values: dict[Variable, Value] = {traced.argument: Affine.from_node(Node("input", (), shape, ones, ones))}
+def _input(index: int, argument: Variable, batch: Any | None) -> Node:
+    """Returns the node of an input of the model; of a float one nothing is known."""
+    shape, dtype = known_shape(argument.shape, batch), np.dtype(argument.dtype)
+    ends = (np.iinfo(dtype).min, np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else (0, 0)
+    low, high = (np.full((1,) * len(shape), end, np.int64) for end in ends)
+    return Node("input", (), shape, low, high, {"index": index, "dtype": dtype.name})
 
-    def read(operand) -> Value:
+
+def _interpret(traced: Trace, inputs: list[Node]) -> Value | Curve:
+    context = Context(traced.batch)
+    arguments = zip(traced.arguments, inputs, strict=True)
+    values: dict[Variable, Value | Curve] = {argument: Affine.from_node(node) for argument, node in arguments}
+
+    def read(operand) -> Value | Curve:
         return values[operand] if isinstance(operand, Variable) else np.asarray(operand)
 
     for equation in traced.equations:
@@ -92,24 +110,48 @@ def _interpret(traced: Trace) -> Value:
 _KEEPS_CODES = ("mul", "div", "neg", "reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy",
                 "broadcast_in_dim", "slice", "rev")  # fmt: skip
 
+# Moving elements commutes with a function of each element.
+_MOVES = ("reshape", "squeeze", "expand_dims", "transpose", "broadcast_in_dim", "slice", "split", "rev", "gather",
+          "tile", "dynamic_slice", "optimization_barrier", "sharding_constraint")  # fmt: skip
 
-def _apply(context: Context, equation: Equation, operands: list[Value]) -> tuple[Value, ...]:
+
+def _apply(context: Context, equation: Equation, operands: list[Value | Curve]) -> tuple[Value | Curve, ...]:
     name = equation.primitive.name
-    constant = all(not isinstance(value, Affine) or value.is_constant for value in operands)
+    moving = [value for value in operands if not isinstance(value, np.ndarray) and not value.is_constant]
     codes = any(isinstance(value, Affine) for value in operands)
-    if constant and name != QUANTIZE_NAME and not (codes and name in _KEEPS_CODES):
-        plain = [value.value() if isinstance(value, Affine) else value for value in operands]
+    if not moving and name != QUANTIZE_NAME and not (codes and name in _KEEPS_CODES):
+        plain = [value.value() if isinstance(value, Affine) else np.asarray(value) for value in operands]
         return tuple(evaluate(context, equation, plain))
     rule = RULES.get(name)
-    if rule is None:
-        raise LoweringError(
-            f"`{name}` in {equation.where} has no integer form; supported on quantized values: "
-            + ", ".join(sorted(RULES))
-        )
     try:
+        if (found := _as_curve(context, equation, operands, moving)) is not None:
+            return found
+        if rule is None:
+            raise LoweringError("supported on quantized values: " + ", ".join(sorted({*RULES, *ELEMENTWISE})))
+        if name != QUANTIZE_NAME:
+            limit = 2.0 ** (22 if name == "mul" else 30)  # a product of two values must stay within int32
+            operands = [tabulated(v, equation.path, limit) if isinstance(v, Curve) else v for v in operands]
         result = rule(context, equation, *operands)
+        if name in ELEMENTWISE and not isinstance(result, tuple):
+            result = remembered(equation, operands, context.shape(equation), result)
     except LoweringError as error:
         if equation.where in str(error):
             raise
         raise LoweringError(f"`{name}` in {equation.where} has no integer form: {error}") from None
     return result if isinstance(result, tuple) else (result,)
+
+
+def _as_curve(context: Context, equation: Equation, operands: list, moving: list) -> tuple[Curve, ...] | None:
+    """Returns the results where they are best kept as functions of one value; None where a rule must be asked."""
+    name = equation.primitive.name
+    curves = [value for value in moving if isinstance(value, Curve)]
+    if name in ELEMENTWISE and not any(value.is_float for value in moving):
+        if curves or name not in RULES or (name in ("mul", "div") and len(moving) > 1):
+            curve = combined(equation, operands, context.shape(equation))
+            return None if curve is None else (curve,)
+    if name in _MOVES and curves and all(curve.uniform for curve in curves):
+        bases = [value.base if isinstance(value, Curve) else value for value in operands]
+        results = RULES[name](context, equation, *bases)
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(curves[0].of(base) for base in results) if len(moving) == 1 else None
+    return None

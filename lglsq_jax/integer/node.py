@@ -13,7 +13,7 @@ INT32_MAX = 2**31 - 1
 
 @dataclasses.dataclass(eq=False)
 class Node:
-    """An integer tensor of the program, or (``op`` "input") the float input before it is encoded.
+    """An integer tensor of the program, or (``op`` "input" of a float dtype) an input before it is encoded.
 
     Attributes:
         op: name of the operation, a key of ``kernels.KERNELS``, or "input", "encode", "rescale".
@@ -41,7 +41,9 @@ class Node:
 
     def __post_init__(self):
         # Kept, not asked for again: the paths to a node double with every residual block.
-        self.is_float = self.op == "input" or (self.op != "encode" and any(node.is_float for node in self.inputs))
+        self.is_float = self.op != "encode" and any(node.is_float for node in self.inputs)
+        if self.op == "input":
+            self.is_float = "float" in self.attributes["dtype"]
 
     @property
     def largest(self) -> int:

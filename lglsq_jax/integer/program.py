@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Float, Int, Int32, Shaped
 
 from ..primitives import clip_codes, normalise
 from .dimensions import Batch, Shape, decode
@@ -53,45 +53,74 @@ class IntegerProgram:
 
     Attributes:
         instructions: in the order in which they run; the last one makes the logits.
-        input_shape: shape of the float input; the batch axis may be open.
-        input_dtype: dtype of the float input.
+        input_shapes: shape of each input of the model; the batch axis may be open.
+        input_dtypes: dtype of each input: a float, or uint8 or int8 for what is integer already.
         output_step: real value of one unit of the int32 logits.
     """
 
     instructions: tuple[Instruction, ...]
-    input_shape: Shape
-    input_dtype: str
+    input_shapes: tuple[Shape, ...]
+    input_dtypes: tuple[str, ...]
     output_step: float
 
-    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-        """Returns the float logits of float inputs."""
-        return self.decode(self.integer_body(self.encode(x)))
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the (first) input."""
+        return self.input_shapes[0]
 
-    def encode(self, x: Float[Array, "n ..."]) -> Int[Array, "n ..."] | tuple[Int[Array, "n ..."], ...]:
-        """Returns the integer codes of the input: int8, or uint8 where the first quantizer is unsigned.
+    @property
+    def input_dtype(self) -> str:
+        """Dtype of the (first) input."""
+        return self.input_dtypes[0]
 
-        A tuple where the network quantizes its input in several ways.
+    def __call__(self, *inputs: Shaped[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Returns the float logits of the model's inputs."""
+        return self.decode(self.integer_body(self.encode(*inputs)))
+
+    def encode(self, *inputs: Shaped[Array, "n ..."]) -> Int[Array, "n ..."] | tuple[Int[Array, "n ..."], ...]:
+        """Returns the integer codes of the inputs: int8, or uint8 where the first quantizer is unsigned.
+
+        An input that is integer already, such as a uint8 image, is passed on as it is. A tuple where the network
+        quantizes its inputs in several ways, or has several.
 
         Raises:
-            ValueError: ``x`` has another shape or dtype than the program was made for, or holds NaN.
+            ValueError: an input has another shape or dtype than the program was made for, or holds NaN.
         """
-        x = jnp.asarray(x)
-        expected = tuple("n" if isinstance(dim, Batch) else dim for dim in self.input_shape)
-        fits = len(x.shape) == len(expected) and all(
-            want == "n" or want == have for want, have in zip(expected, x.shape, strict=True)
-        )
-        if not fits:
-            shape = "[" + ", ".join(map(str, expected)) + "]"
-            raise ValueError(f"`x` must have shape {shape}, got {list(x.shape)}")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"`x` must be a float array, as the model took, got {x.dtype}")
-        if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
-            raise ValueError("`x` must not contain NaN, which has no integer code")
-        return self._encode(x.astype(self.input_dtype))
+        if len(inputs) != len(self.input_shapes):
+            raise ValueError(f"the program takes {len(self.input_shapes)} inputs, got {len(inputs)}")
+        arrays = []
+        for index, (x, shape, dtype) in enumerate(zip(inputs, self.input_shapes, self.input_dtypes, strict=True)):
+            name, x = "x" if len(inputs) == 1 else f"inputs[{index}]", jnp.asarray(x)
+            expected = tuple("n" if isinstance(dim, Batch) else dim for dim in shape)
+            fits = len(x.shape) == len(expected) and all(
+                want == "n" or want == have for want, have in zip(expected, x.shape, strict=True)
+            )
+            if not fits:
+                wanted = "[" + ", ".join(map(str, expected)) + "]"
+                raise ValueError(f"`{name}` must have shape {wanted}, got {list(x.shape)}")
+            if jnp.issubdtype(dtype, jnp.integer):
+                if x.dtype != dtype:
+                    raise ValueError(f"`{name}` must be {dtype}, as the model took, got {x.dtype}")
+            elif not jnp.issubdtype(x.dtype, jnp.floating):
+                raise ValueError(f"`{name}` must be a float array, as the model took, got {x.dtype}")
+            elif not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
+                raise ValueError(f"`{name}` must not contain NaN, which has no integer code")
+            arrays.append(x.astype(dtype))
+        return self._encode(*arrays)
 
     @functools.cached_property
     def _encode(self):
-        return jax.jit(lambda x: self._single(self._run_encode(x)))
+        return jax.jit(lambda *inputs: self._single(self._run_encode(inputs)))
+
+    @functools.cached_property
+    def _entries(self) -> list[int]:
+        """Where the codes come in: every encode, and every input that is integer already."""
+        integer = [jnp.issubdtype(dtype, jnp.integer) for dtype in self.input_dtypes]
+        return [
+            index
+            for index, step in enumerate(self.instructions)
+            if step.op == "encode" or (step.op == "input" and integer[step.attributes["index"]])
+        ]
 
     @functools.cached_property
     def integer_body(self):
@@ -181,23 +210,25 @@ class IntegerProgram:
     def _single(codes: list):
         return codes[0] if len(codes) == 1 else tuple(codes)
 
-    def _run_encode(self, x) -> list:
+    def _run_encode(self, inputs: Sequence) -> list:
         values: dict[int, Any] = {}
         codes = []
         for index, step in enumerate(self.instructions):
-            if step.op == "input":
-                values[index] = x
+            if step.op == "input" and index in self._entries:
+                codes.append(inputs[step.attributes["index"]])
+            elif step.op == "input":
+                values[index] = inputs[step.attributes["index"]]
             elif step.op == "encode":
                 codes.append(_encode(step, values[step.inputs[0]]))
             elif step.inputs and all(number in values for number in step.inputs):
-                values[index] = _run(step, x.shape[0], [values[number] for number in step.inputs])
+                values[index] = _run(step, inputs[0].shape[0], [values[number] for number in step.inputs])
         return codes
 
     def _run_body(
         self, codes, replace: Callable[[Instruction, Any], Any] = lambda step, value: value
     ) -> dict[int, Any]:
         given = list(codes) if isinstance(codes, tuple | list) else [codes]
-        entries = [index for index, step in enumerate(self.instructions) if step.op == "encode"]
+        entries = self._entries
         if len(given) != len(entries):
             raise ValueError(f"`codes` must hold {len(entries)} arrays as `encode` returns them, got {len(given)}")
         values = {}

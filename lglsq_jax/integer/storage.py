@@ -15,20 +15,23 @@ from safetensors.numpy import save as save_tensors
 
 from ..errors import UserError
 from ..files import write_whole
-from .dimensions import decode, encode
+from .dimensions import Shape, decode, encode
 from .kernels import KERNELS
 from .packing import narrowed, pack, packed_size, unpack
 from .program import Instruction, IntegerProgram
 
 FORMAT = "lglsq_jax integer program"
-VERSION = 2
-_READABLE = ("1", "2")  # version 1 keeps every number of a rescale in 4 bytes
+VERSION = 3
+_READABLE = ("1", "2", "3")  # 1: every number of a rescale in 4 bytes; 1 and 2: one float input, fewer operations
+_INPUT_DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8", "int8")
 _PLAIN = ("op", "inputs", "shape", "low", "high", "attributes", "path", "name")
 _LARGEST_HEADER = 2**28  # a compressed list of instructions may not grow beyond this
 _CONSTANT_DTYPES = collections.defaultdict(
     tuple,
     constant=("int8", "uint8"),
     rescale=("int8", "int16", "int32", "uint32"),
+    table=("int8", "uint8", "int16", "int32"),
+    staircase=("int8", "uint8", "int16", "int32"),
     encode=("float32",),
 )
 
@@ -54,8 +57,8 @@ def save(program: IntegerProgram, path: str | os.PathLike) -> None:
     header = {
         "fields": [*_PLAIN, "constants"],
         "instructions": steps,
-        "input_shape": encode(program.input_shape),
-        "input_dtype": program.input_dtype,
+        "input_shapes": [encode(shape) for shape in program.input_shapes],
+        "input_dtypes": list(program.input_dtypes),
         "output_step": program.output_step,
     }
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -106,7 +109,7 @@ def _parse(data: bytes) -> IntegerProgram:
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
     if metadata.get("version") not in _READABLE:
-        raise ValueError(f"its version is {metadata.get('version')!r}; this release reads {' and '.join(_READABLE)}")
+        raise ValueError(f"its version is {metadata.get('version')!r}; this release reads {', '.join(_READABLE)}")
     if set(tensors) != {"program", "constants"} or any(array.dtype != np.uint8 for array in tensors.values()):
         raise ValueError("it does not hold the two byte arrays of a program")
     packed, constants = tensors["program"].tobytes(), tensors["constants"].tobytes()
@@ -121,9 +124,24 @@ def _parse(data: bytes) -> IntegerProgram:
     step = float(header["output_step"])
     if not instructions or not (0 < step < float("inf")):
         raise ValueError("it has no instructions or no finite output step")
-    if header["input_dtype"] not in ("float32", "float16", "bfloat16", "float64"):
-        raise ValueError(f"its input dtype {header['input_dtype']!r} is not a float")
-    return IntegerProgram(tuple(instructions), decode(header["input_shape"]), header["input_dtype"], step)
+    return IntegerProgram(tuple(instructions), *_inputs(header, instructions), step)
+
+
+def _inputs(header: dict[str, Any], instructions: list[Instruction]) -> tuple[tuple[Shape, ...], tuple[str, ...]]:
+    """Returns shape and dtype of each input; versions 1 and 2 had one."""
+    if "input_shape" in header:
+        shapes, dtypes = [header["input_shape"]], [header["input_dtype"]]
+    else:
+        shapes, dtypes = header["input_shapes"], header["input_dtypes"]
+    if not shapes or len(shapes) != len(dtypes):
+        raise ValueError(f"it has {len(shapes)} input shapes and {len(dtypes)} input dtypes")
+    for dtype in dtypes:
+        if dtype not in _INPUT_DTYPES:
+            raise ValueError(f"its input dtype {dtype!r} is not one of {', '.join(_INPUT_DTYPES)}")
+    found = [step.attributes.setdefault("index", 0) for step in instructions if step.op == "input"]
+    if sorted(found) != list(range(len(shapes))):
+        raise ValueError(f"its input instructions read the inputs {found} of {len(shapes)}")
+    return tuple(map(decode, shapes)), tuple(dtypes)
 
 
 def _inflate(packed: bytes) -> bytes:
@@ -169,6 +187,15 @@ def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
             constants[name] = unpack(stream, attributes["bits"], tuple(shape), signed=attributes["signed"])
         else:
             numbers = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).reshape(shape)
-            constants[name] = numbers.astype("int32" if kind in ("int8", "int16") else kind)
+            constants[name] = numbers.astype(_computed_dtype(op, name, attributes, kind))
     fields |= {"inputs": tuple(fields["inputs"]), "shape": tuple(fields["shape"]), "constants": constants}
     return Instruction(**fields)
+
+
+def _computed_dtype(op: str, name: str, attributes: dict[str, Any], stored: str) -> str:
+    """Returns the dtype that a constant has in the program; narrower ones save space in the file alone."""
+    if name in ("table", "values"):
+        if attributes["dtype"] not in ("int8", "uint8", "int32"):
+            raise ValueError(f"the results of a {op} are {attributes['dtype']!r}, not int8, uint8 or int32")
+        return attributes["dtype"]
+    return "int32" if stored in ("int8", "int16") else stored

@@ -1,6 +1,7 @@
 """A model as one flat list of equations, each with the module it stands in and its line of source."""
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import export
+from jax import export, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
 from ..paths import named_modules
@@ -66,42 +67,46 @@ class Equation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trace:
-    """A traced model: ``result`` is computed from ``argument`` by ``equations``, in order.
+    """A traced model: ``result`` is computed from ``arguments`` by ``equations``, in order.
 
     ``batch`` is the symbol that stands for the batch size in shapes; None where the model fixes its batch size.
     """
 
-    argument: Variable
+    arguments: tuple[Variable, ...]
     equations: tuple[Equation, ...]
     result: Variable | np.ndarray | jax.Array
     batch: Any | None
 
 
-def trace(model: Callable, example: Any) -> Trace:
-    """Traces ``model`` on an input like ``example``, with the batch size (axis 0) left open where the model allows it.
+def trace(model: Callable, *examples: Any) -> Trace:
+    """Traces ``model`` on inputs like ``examples``, their batch size (axis 0) left open where the model allows it.
+
+    Calls are looked into and loops of a known length (``lax.scan``) are written out.
 
     Raises:
         ValueError: the model does not return exactly one array.
     """
-    example = jnp.asarray(example)
+    arrays = [jnp.asarray(example) for example in examples]
     function = _scoped(model) if isinstance(model, nnx.Module) else model
     (batch,) = export.symbolic_shape("batch")
     try:
-        closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *example.shape[1:]), example.dtype))
+        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in arrays))
     except Exception:
         # Not every function of a shape works on a symbol; a real mistake shows again with the example's own shape.
         batch = None
-        closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(example.shape, example.dtype))
+        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays))
     if len(closed.jaxpr.outvars) != 1:
         raise ValueError(f"the model must return one array, got {len(closed.jaxpr.outvars)}")
-    argument = _variable(closed.jaxpr.invars[0])
+    arguments = tuple(map(_variable, closed.jaxpr.invars))
     equations: list[Equation] = []
-    (result,) = _inline(closed.jaxpr, closed.consts, (argument,), "", "", equations)
-    return Trace(argument, tuple(equations), result, batch)
+    (result,) = _inline(closed, arguments, "", "", equations)
+    return Trace(arguments, tuple(equations), result, batch)
 
 
-def _inline(jaxpr: Jaxpr, consts, arguments, path: str, source: str, equations: list[Equation]):
-    environment: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+def _inline(closed: ClosedJaxpr, arguments, path: str, source: str, equations: list[Equation]) -> tuple:
+    """Appends the equations of a jaxpr applied to arguments, calls and loops written out; returns its results."""
+    jaxpr = closed.jaxpr
+    environment: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     environment.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom):
@@ -112,15 +117,44 @@ def _inline(jaxpr: Jaxpr, consts, arguments, path: str, source: str, equations: 
         here = scopes[-1] if scopes else path
         line = _source_line(equation.source_info.traceback) or source
         operands = tuple(read(atom) for atom in equation.invars)
-        body = equation.params.get(_BODIES.get(equation.primitive.name, ""))
-        if body is not None:
-            inner, inner_consts = (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
-            results = _inline(inner, inner_consts, operands, here, line, equations)
+        name, params = equation.primitive.name, equation.params
+        if (body := params.get(_BODIES.get(name, ""))) is not None:
+            results = _inline(_closed(body), operands, here, line, equations)
+        elif name == "scan":
+            results = _unrolled(params, operands, here, line, equations)
+        elif name == "cond" and not isinstance(operands[0], Variable):
+            chosen = params["branches"][int(np.clip(operands[0], 0, len(params["branches"]) - 1))]
+            results = _inline(chosen, operands[1:], here, line, equations)
         else:
             results = tuple(map(_variable, equation.outvars))
-            equations.append(Equation(equation.primitive, equation.params, operands, results, here, line))
+            equations.append(Equation(equation.primitive, params, operands, results, here, line))
         environment.update(zip(equation.outvars, results, strict=True))
     return tuple(read(atom) for atom in jaxpr.outvars)
+
+
+def _closed(body: ClosedJaxpr | Jaxpr) -> ClosedJaxpr:
+    return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
+
+
+def _unrolled(params: dict[str, Any], operands, path: str, source: str, equations: list[Equation]) -> tuple:
+    """Writes out a ``lax.scan``: its body once for each turn, on slices of what it scans over."""
+    fixed, carried, length = params["num_consts"], params["num_carry"], params["length"]
+    constants, carry, scanned = operands[:fixed], operands[fixed : fixed + carried], operands[fixed + carried :]
+    turns: list[tuple] = [()] * length
+
+    def applied(function: Callable, *values) -> Any:
+        if not any(isinstance(value, Variable) for value in values):
+            return np.asarray(function(*map(jnp.asarray, values)))
+        shapes = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values]
+        return _inline(jax.make_jaxpr(function)(*shapes), values, path, source, equations)[0]
+
+    for turn in reversed(range(length)) if params["reverse"] else range(length):
+        of_turn = functools.partial(lax.index_in_dim, index=turn, axis=0, keepdims=False)
+        arguments = (*constants, *carry, *(applied(of_turn, value) for value in scanned))
+        results = _inline(params["jaxpr"], arguments, path, source, equations)
+        carry, turns[turn] = results[:carried], results[carried:]
+    stacked = (applied(lambda *rows: jnp.stack(rows), *rows) for rows in zip(*turns, strict=True))
+    return (*carry, *stacked)
 
 
 def _variable(atom) -> Variable:
@@ -133,7 +167,9 @@ def _scoped(model: nnx.Module) -> Callable:
     for path, module in list(named_modules(copy)):
         if callable(module):
             object.__setattr__(module, "__class__", _scoped_class(type(module), path))
-    return lambda x: copy(x)
+    graph, state = nnx.split(copy)
+    # Put together inside the trace: nnx.scan and its like refuse modules that are older than the trace.
+    return lambda *inputs: nnx.merge(graph, jax.tree.map(lambda leaf: leaf, state))(*inputs)
 
 
 def _scoped_class(kind: type, path: str) -> type:

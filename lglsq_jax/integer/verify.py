@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from ..primitives import QUANTIZE_NAME, clip_codes, normalise
 from .build import Names
@@ -15,6 +15,8 @@ from .dimensions import sized
 from .lower import check_evaluation_mode
 from .program import IntegerProgram
 from .trace import Trace, Variable, trace
+
+Inputs = Shaped[Array, "n ..."] | tuple[Shaped[Array, "n ..."], ...]
 
 NEAR = 1e-3
 """How close to the middle between two codes a value must lie for a code to differ by rounding alone, in codes."""
@@ -100,9 +102,7 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def verify(
-    model: nnx.Module | Callable, program: IntegerProgram, batches: Iterable[Float[Array, "n ..."]]
-) -> VerifyReport:
+def verify(model: nnx.Module | Callable, program: IntegerProgram, batches: Iterable[Inputs]) -> VerifyReport:
     """Compares every layer's codes, the logits and the chosen class over batches of inputs.
 
     The program runs twice: from the image on, and once more with the model's codes in place of its own before each
@@ -111,7 +111,7 @@ def verify(
     Args:
         model: the fake-quantized model that the program was lowered from, in evaluation mode.
         program: its integer program.
-        batches: float inputs.
+        batches: inputs as the model takes them; a tuple each where it takes several.
 
     Raises:
         ValueError: the model is in training mode, there is no batch, or the layers of model and program are not the
@@ -124,17 +124,17 @@ def verify(
     agreed = samples = tied = unexplained = 0
     logit_difference = 0.0
     for batch in batches:
-        batch = jnp.asarray(batch)
-        if not len(batch):
+        inputs = tuple(map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,)))
+        if not len(inputs[0]):
             continue
         if compare is None:
-            compare, paths = _comparison(trace(model, batch), program)
-        counts_of, same, tie, unexcused, difference = compare(batch, program.encode(batch))
+            compare, paths = _comparison(trace(model, *inputs), program)
+        counts_of, same, tie, unexcused, difference = compare(inputs, program.encode(*inputs))
         for path, counts in zip(paths, counts_of, strict=True):
             previous = totals.get(path, np.zeros(5, np.int64))
             counts = np.asarray(counts, np.int64)
             totals[path] = np.concatenate([previous[:3] + counts[:3], np.maximum(previous[3:], counts[3:])])
-        samples += len(batch)
+        samples += len(inputs[0])
         agreed, tied, unexplained = agreed + int(same), tied + int(tie), unexplained + int(unexcused)
         logit_difference = max(logit_difference, float(difference))
     if not samples:
@@ -167,9 +167,9 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
     }
 
     @jax.jit
-    def observe(arrays, x):
+    def observe(arrays, inputs):
         """The model's codes by layer, whether each lies near the middle between two codes, and the logits."""
-        normalised, logits = _run(traced, arrays, x)
+        normalised, logits = _run(traced, arrays, inputs)
         codes, near = {}, {}
         for name, (values, low, high) in normalised.items():
             codes[name] = jnp.round(clip_codes(values, low, high)).astype(jnp.int16)
@@ -194,8 +194,8 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
         unexplained = (~same & ~excused & ~tied_logits).sum()
         return counts, same.sum(), excused.sum(), unexplained, jnp.abs(logits - integer).max()
 
-    def run(x, codes):
-        expected, near, logits = observe(arrays, x)
+    def run(inputs, codes):
+        expected, near, logits = observe(arrays, inputs)
         shapes = jax.eval_shape(program.layer_codes, codes)
         for name in names:
             if expected[name].shape != shapes[name].shape:
@@ -227,7 +227,7 @@ def _by_sample(mask, samples: int):
 
 def _quantizers(traced: Trace):
     """Yields the name and the equation of every quantizer that depends on the input, in order."""
-    names, depends = Names(), {traced.argument}
+    names, depends = Names(), set(traced.arguments)
     for equation in traced.equations:
         if any(operand in depends for operand in equation.operands if isinstance(operand, Variable)):
             depends.update(equation.results)
@@ -235,9 +235,9 @@ def _quantizers(traced: Trace):
                 yield names.next(equation.path), equation
 
 
-def _run(traced: Trace, arrays: dict[int, Array], x):
+def _run(traced: Trace, arrays: dict[int, Array], inputs):
     """Runs the model's own equations and returns ``{name: (v, low, high)}`` of its quantizers, and its logits."""
-    values = {traced.argument: x}
+    values = dict(zip(traced.arguments, inputs, strict=True))
     quantizers = {id(equation): name for name, equation in _quantizers(traced)}
     normalised = {}
 
@@ -251,7 +251,7 @@ def _run(traced: Trace, arrays: dict[int, Array], x):
             v = normalise(value - offset[0] if offset else value, scale)
             params = equation.params
             normalised[quantizers[id(equation)]] = v, params["minimum"], params["maximum"]
-        results = equation.primitive.bind(*operands, **sized(equation.params, traced.batch, len(x)))
+        results = equation.primitive.bind(*operands, **sized(equation.params, traced.batch, len(inputs[0])))
         results = results if equation.primitive.multiple_results else [results]
         values.update(zip(equation.results, results, strict=True))
     return normalised, read(traced.result)

@@ -178,7 +178,7 @@ def test_a_newer_version_is_refused(saved):
     with safe_open(saved, "numpy") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
     save_file(tensors, saved, {**metadata, "version": "7"})
-    assert refused(saved) == "its version is '7'; this release reads 1 and 2"
+    assert refused(saved) == "its version is '7'; this release reads 1, 2, 3"
 
 
 def set_first_constant(size, offset=0):
@@ -209,7 +209,11 @@ FORGERIES = {
     "other fields": (lambda h: h.update(fields=["op"]), "its instructions have the fields"),
     "no instructions": (lambda h: h.update(instructions=[]), "it has no instructions"),
     "an infinite step": (lambda h: h.update(output_step=float("inf")), "no finite output step"),
-    "an integer input": (lambda h: h.update(input_dtype="int32"), "its input dtype 'int32' is not a float"),
+    "a wide integer input": (lambda h: h.update(input_dtypes=["int32"]), "its input dtype 'int32' is not one of"),
+    "more inputs than it reads": (
+        lambda h: h.update(input_dtypes=["uint8"] * 2, input_shapes=[["b*1"]] * 2),
+        "its input instructions read the inputs [0] of 2",
+    ),
     "constants in a list": (lambda h: step_of(h, "rescale").__setitem__(-1, [1]), "has no attribute 'items'"),
     "nothing of a program": (lambda h: h.clear(), "it has no 'fields'"),
 }

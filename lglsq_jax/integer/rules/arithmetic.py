@@ -1,15 +1,18 @@
 """Sums, scalings and clips."""
 
+import functools
 import math
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..affine import Affine, Value
-from ..build import clip, common_fixed_point
-from ..node import Node, aligned
+from ..build import check_quantized, clip, common_fixed_point, fixed_point
+from ..node import INT32_MAX, Node, aligned, compact
 from ..trace import Equation
 from .context import Context, affine, known, unsupported
+
+_LEAST_PRECISION = 2**20  # a factor of a product that is no code needs at least as many steps
 
 
 def _add(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
@@ -31,8 +34,39 @@ def _mul(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
     if not isinstance(x, Affine) or (isinstance(y, Affine) and x.is_constant):
         x, y = y, x
     assert isinstance(x, Affine)
+    if isinstance(y, Affine) and not y.is_constant:
+        return _times(context, equation, x, y)
     factor = known(equation, y, "a factor of a product")
     return _reshaped(_scaled(x, np.asarray(factor, np.float64)), context.shape(equation))
+
+
+def _times(context: Context, equation: Equation, x: Affine, y: Affine) -> Affine:
+    """A product of two values that both depend on the input: codes times codes, or codes times fixed point."""
+    shape = context.shape(equation)
+    for value in (x, y):
+        check_quantized(value, equation.path)
+    x, y = (value if len(value.terms) == 1 else fixed_point(value, equation.path) for value in (x, y))
+    (m, x_scale), (n, y_scale) = x.terms[0], y.terms[0]
+    if m.largest * n.largest > INT32_MAX:
+        narrow = min(m.largest, n.largest)
+        limit = INT32_MAX / max(narrow, 1)
+        if limit < _LEAST_PRECISION:
+            raise unsupported(
+                equation, "neither factor of a product is quantized; put lglsq_jax.Quantizer before at least one"
+            )
+        x, y = (
+            value if node.largest == narrow else fixed_point(value, equation.path, limit=limit)
+            for value, node in ((x, m), (y, n))
+        )
+        (m, x_scale), (n, y_scale) = x.terms[0], y.terms[0]
+    ends = [a * b for a in (m.low, m.high) for b in (n.low, n.high)]
+    low, high = functools.reduce(np.minimum, ends), functools.reduce(np.maximum, ends)
+    product = Node("times", (m, n), shape, compact(low), compact(high), path=equation.path)
+    product.check_overflow(equation.where)
+    terms = [(product, x_scale * y_scale)]
+    terms += [(m, x_scale * y.bias)] if y.bias.any() else []
+    terms += [(n, y_scale * x.bias)] if x.bias.any() else []
+    return Affine.of(terms, x.bias * y.bias, shape)
 
 
 def _div(context: Context, equation: Equation, x: Value, y: Value) -> Affine:

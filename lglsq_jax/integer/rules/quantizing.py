@@ -6,13 +6,15 @@ import numpy as np
 from ...primitives import quantize_codes
 from ..affine import Affine, Value
 from ..build import constant, rescale
+from ..curve import Curve
 from ..errors import LoweringError
 from ..node import Node, expanded
+from ..tables import quantized_curve
 from ..trace import Equation
 from .context import Context, known
 
 
-def _quantize(context: Context, equation: Equation, x: Value, scale: Value, *offset: Value) -> Affine:
+def _quantize(context: Context, equation: Equation, x: Value | Curve, scale: Value, *offset: Value) -> Affine:
     step = known(equation, scale, "the scale")
     if not (np.isfinite(step) & (step > 0)).all():
         raise LoweringError(
@@ -20,6 +22,9 @@ def _quantize(context: Context, equation: Equation, x: Value, scale: Value, *off
         )
     shift = known(equation, offset[0], "the offset") if offset else np.float32(0)
     low, high = equation.params["minimum"], equation.params["maximum"]
+    if isinstance(x, Curve):
+        path = equation.path
+        return Affine.from_node(quantized_curve(x, step, shift, low, high, path, context.names.next(path)))
     if not isinstance(x, Affine) or x.is_constant:
         values = expanded(x.value() if isinstance(x, Affine) else x, context.shape(equation))
         moved = jnp.asarray(shift) if offset else None
