@@ -1,0 +1,144 @@
+"""Where each tensor of a program lies in one block of memory, so that what is no longer needed is used again."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+ALIGNMENT = 16
+"""Every place is a multiple of this many bytes, for hardware that loads vectors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a step needs.
+
+    Attributes:
+        size: bytes of its result; None if it needs no memory, as constants that are read where they are.
+        inputs: positions of the earlier steps that it reads.
+        shares: an input whose memory already is the result.
+        overwrites: inputs in whose place the result may be written, if no later step needs them: element i of the result
+            needs their element i and none before it.
+        from_start: whether the result is there before the first step.
+    """
+
+    size: int | None
+    inputs: tuple[int, ...] = ()
+    shares: int | None = None
+    overwrites: tuple[int, ...] = ()
+    from_start: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Arena:
+    """A block of memory.
+
+    Attributes:
+        places: offset in bytes of each result; None where it needs none.
+        size: bytes of the block.
+        least: bytes that are in use at the busiest step; no placement needs fewer.
+    """
+
+    places: tuple[int | None, ...]
+    size: int
+    least: int
+
+
+@dataclasses.dataclass
+class _Span:
+    """Bytes in use from one step to another, both included."""
+
+    size: int
+    start: int
+    end: int
+
+    def meets(self, other: "_Span") -> bool:
+        return self.start <= other.end and other.start <= self.end
+
+
+_Buffer = list[int]  # the results that lie at one place, one after the other or at once
+_ORDERS: tuple[Callable[[list[_Span]], tuple], ...] = (
+    lambda spans: (-max(span.size for span in spans), spans[0].start),
+    lambda spans: (-sum(span.size * (span.end - span.start + 1) for span in spans), spans[0].start),
+    lambda spans: (spans[0].start, -max(span.size for span in spans)),
+)
+
+
+def plan(requests: Sequence[Request]) -> Arena:
+    """Returns places for all results such that none overwrites what a later step reads; the last one is kept.
+
+    Greedy: the buffers, largest first (or by bytes times steps, or by first use, whichever needs least), each at the
+    lowest offset that is free while it is needed.
+    """
+    spans = _spans(requests)
+    buffers = _buffers(requests, spans)
+    best = min((_placed(buffers, spans, order) for order in _ORDERS), key=lambda placed: placed[1])
+    places: list[int | None] = [None] * len(requests)
+    for buffer, place in zip(buffers, best[0], strict=True):
+        for number in buffer:
+            places[number] = place
+    return Arena(tuple(places), best[1], _least(buffers, spans, len(requests)))
+
+
+def _spans(requests: Sequence[Request]) -> list[_Span]:
+    spans = [
+        _Span(request.size or 0, -1 if request.from_start else number, number)
+        for number, request in enumerate(requests)
+    ]
+    for number, request in enumerate(requests):
+        for index in request.inputs:
+            spans[index].end = number
+    spans[-1].end = len(requests)
+    return spans
+
+
+def _buffers(requests: Sequence[Request], spans: list[_Span]) -> list[_Buffer]:
+    """Joins results that may lie at the same place."""
+    found: list[_Buffer] = []
+    holder: dict[int, _Buffer] = {}
+    for number, request in enumerate(requests):
+        if request.size is None:
+            continue
+        chosen = holder.get(request.shares) if request.shares is not None else None
+        for index in request.overwrites:
+            buffer = holder.get(index)
+            if chosen is None and buffer is not None:
+                unused = all(spans[other].end <= number for other in buffer)
+                chosen = buffer if unused and request.size <= spans[index].size else None
+        if chosen is None:
+            chosen = []
+            found.append(chosen)
+        chosen.append(number)
+        holder[number] = chosen
+    return found
+
+
+def _placed(buffers: list[_Buffer], spans: list[_Span], order: Callable[[list[_Span]], tuple]) -> tuple[list[int], int]:
+    places, total = [0] * len(buffers), 0
+    done: list[tuple[int, _Span]] = []
+    of = [[spans[number] for number in buffer] for buffer in buffers]
+    for index in sorted(range(len(buffers)), key=lambda index: order(of[index])):
+        taken = [  # at an offset strictly between, it would overlap something in use
+            (place - own.size, place + other.size)
+            for place, other in done
+            for own in of[index]
+            if own.meets(other) and own.size and other.size
+        ]
+        place = 0
+        for before, after in sorted(taken):
+            if before < place < after:
+                place = -(-after // ALIGNMENT) * ALIGNMENT
+        places[index] = place
+        done += [(place, span) for span in of[index]]
+        total = max([total, *(place + span.size for span in of[index])])
+    return places, total
+
+
+def _least(buffers: list[_Buffer], spans: list[_Span], steps: int) -> int:
+    in_use = [0] * (steps + 2)
+    for buffer in buffers:
+        sizes: dict[int, int] = {}
+        for number in buffer:
+            for time in range(spans[number].start, spans[number].end + 1):
+                sizes[time] = max(sizes.get(time, 0), spans[number].size)
+        for time, size in sizes.items():
+            in_use[time + 1] += size
+    return max(in_use)
