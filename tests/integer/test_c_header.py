@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import lglsq_jax as lq
 from lglsq_jax.integer.export.arena import ALIGNMENT, Request, plan
 from lglsq_jax.integer.export.c_header import c_header
+from lglsq_jax.integer.fixed import split
 from lglsq_jax.integer.program import Instruction
 
 from .checks import fake, normal
@@ -108,6 +109,24 @@ def staircases(axes: tuple[int, ...], steps: int) -> Case:
     return Case(program_of([*entry(("b*1", 3, 4), "int32"), step]), samples, expected)
 
 
+def rescales(shift: int, bias: int, clamp: tuple[int, int] | None) -> Case:
+    """Two terms whose sum is small, so that every second one or so lies in the middle between two whole numbers."""
+    samples = [tuple(np.random.default_rng(seed).integers(-9, 10, (2, 1, 3, 4), np.int32)) for seed in range(SAMPLES)]
+    factors, extra = np.int32([[3, -1, 2, -5], [9, 8, -7, 6]]), [0, 3]
+    halves = None if clamp is None else [[end >> 32, end & 0xFFFFFFFF] for end in clamp]
+    attributes = {"shift": shift, "low": -60, "high": 50, "clamp": halves, "dtype": "int8", "term_shifts": extra}
+    constants = {"multiplier0": factors[0], "multiplier1": factors[1]}
+    constants["bias_high"], constants["bias_low"] = split(np.array([bias, -bias, 0, 1], np.int64))
+    steps = [*entry(("b*1", 3, 4), "int32"), Instruction("encode", (0,), ("b*1", 3, 4), 0, 0, {"dtype": "int32"}, {})]
+    steps.append(Instruction("rescale", (1, 2), ("b*1", 3, 4), -60, 50, attributes, constants))
+    expected = []
+    for x, y in samples:
+        total = np.array([bias, -bias, 0, 1]) + x * factors[0] + (y * factors[1] >> extra[1])
+        total = total if clamp is None else np.clip(total, *clamp)
+        expected.append(np.clip(np.rint(total / 2**shift), -60, 50).astype(np.int32))  # exact: rint takes ties to even
+    return Case(program_of(steps), samples, expected)
+
+
 def products() -> Case:
     """A tensor times its mean along an axis, which is broadcast, of a raw image and of codes."""
     image = Instruction("input", (), ("b*1", 3, 4), 0, 255, {"index": 0, "dtype": "uint8"}, {})
@@ -136,13 +155,14 @@ def images() -> Case:
 
 
 @needs_gcc
-def test_tables_staircases_products_and_raw_images_are_those_of_numpy(tmp_path):
+def test_tables_staircases_rescales_products_and_raw_images_are_those_of_numpy(tmp_path):
     cases = {
         f"table {dtype} {axes}": tables(dtype, axes) for dtype in ("int8", "uint8") for axes in [(1, 1, 1), (1, 3, 4)]
     }
     cases["table without batch axis"] = tables("int8", (4,))
     cases |= {f"staircase {axes} {k}": staircases(axes, k) for axes in [(1, 1, 1), (1, 1, 4)] for k in (0, 1, 15, 70)}
     cases |= {"times": products(), "image": images()}
+    cases |= {f"rescale {own}": rescales(*own) for own in [(1, 0, None), (2, 1, (-9, 5)), (33, 3 << 32, None)]}
     assert_all_right(cases, tmp_path)
 
 

@@ -15,8 +15,8 @@ class Request:
         size: bytes of its result; None if it needs no memory, as constants that are read where they are.
         inputs: positions of the earlier steps that it reads.
         shares: an input whose memory already is the result.
-        overwrites: inputs in whose place the result may be written, if no later step needs them: element i of the result
-            needs their element i and none before it.
+        overwrites: inputs in whose place the result may be written, if no later step needs them: an element of the
+            result needs the same element of theirs and none before it.
         from_start: whether the result is there before the first step.
     """
 
