@@ -158,7 +158,7 @@ class RandomProgram:
             self.add("table", (x,), x.shape, "int8", 128, {"low": low, "dtype": "int8"}, {"table": table})
 
     def draw_staircase(self, x: _Tensor) -> None:
-        axes, steps = (*(1,) * (len(x.shape) - 1), self.pick([1, x.shape[-1]])), self.integer(0, 5)
+        axes, steps = (*(1,) * (len(x.shape) - 1), self.pick([1, x.shape[-1]])), self.pick([0, 1, 5, 40])
         thresholds = np.sort(self.rng.integers(-x.largest, x.largest, (*axes, steps)).astype(np.int32), -1)
         values = self.rng.integers(0, 256, (*axes, steps + 1)).astype(np.uint8)
         constants = {"thresholds": thresholds, "values": values}

@@ -171,7 +171,7 @@ def network(name: str, image: tuple[int, ...], **options):
     weights, inputs = lq.QuantSpec(3, channel_axis=-1), lq.QuantSpec(3, signed=False, batch_axis=0)
     model = lq.quantize_model(model, lq.models.recommended_rules(model, weights=weights, inputs=inputs))
     images = normal(4, *image, seed=7)
-    lq.calibrate(model, [images])
+    lq.calibrate(model, [images], how="max")  # which compiles in no time
     model.eval()
     return lq.integer.lower(model, images), images
 
@@ -220,7 +220,7 @@ class Depthwise(nnx.Module):
 def test_networks_are_right_in_c(resnet, tmp_path):
     images = normal(4, 8, 8, 1, seed=3)
     model = Depthwise(nnx.Rngs(0))
-    lq.calibrate(model, [images])
+    lq.calibrate(model, [images], how="max")
     model.eval()
     fixed = lq.integer.lower(
         lambda x: fake(fake(x, 0.25, OUTPUT).reshape(4, -1)[:, ::2] * float(len(x)), 0.5, OUTPUT), X
