@@ -60,22 +60,36 @@ _ORDERS: tuple[Callable[[list[_Span]], tuple], ...] = (
     lambda spans: (-sum(span.size * (span.end - span.start + 1) for span in spans), spans[0].start),
     lambda spans: (spans[0].start, -max(span.size for span in spans)),
 )
+_TRIES = 20
 
 
 def plan(requests: Sequence[Request]) -> Arena:
     """Returns places for all results such that none overwrites what a later step reads; the last one is kept.
 
-    Greedy: the buffers, largest first (or by bytes times steps, or by first use, whichever needs least), each at the
-    lowest offset that is free while it is needed.
+    Greedy: the buffers, largest first (or by bytes times steps, or by first use), each at the lowest offset that is
+    free while it is needed. What then lies highest is placed first in another try, until nothing is wasted or a few
+    tries are over; the best of all is taken.
     """
     spans = _spans(requests)
     buffers = _buffers(requests, spans)
-    best = min((_placed(buffers, spans, order) for order in _ORDERS), key=lambda placed: placed[1])
-    places: list[int | None] = [None] * len(requests)
-    for buffer, place in zip(buffers, best[0], strict=True):
+    of = [[spans[number] for number in buffer] for buffer in buffers]
+    least = _least(of, len(requests))
+    best, size = [0] * len(buffers), None
+    for key in _ORDERS:
+        order = sorted(range(len(buffers)), key=lambda index, key=key: key(of[index]))
+        for _ in range(_TRIES):
+            places, ends = _placed(of, order)
+            if size is None or max(ends) < size:
+                best, size = places, max(ends)
+            highest = ends.index(max(ends))
+            order = [highest, *(index for index in order if index != highest)]
+            if size == least:
+                break
+    offsets: list[int | None] = [None] * len(requests)
+    for buffer, place in zip(buffers, best, strict=True):
         for number in buffer:
-            places[number] = place
-    return Arena(tuple(places), best[1], _least(buffers, spans, len(requests)))
+            offsets[number] = place
+    return Arena(tuple(offsets), size or 0, least)
 
 
 def _spans(requests: Sequence[Request]) -> list[_Span]:
@@ -111,34 +125,30 @@ def _buffers(requests: Sequence[Request], spans: list[_Span]) -> list[_Buffer]:
     return found
 
 
-def _placed(buffers: list[_Buffer], spans: list[_Span], order: Callable[[list[_Span]], tuple]) -> tuple[list[int], int]:
-    places, total = [0] * len(buffers), 0
+def _placed(buffers: list[list[_Span]], order: list[int]) -> tuple[list[int], list[int]]:
+    """Places buffers in an order; returns where each begins and ends."""
+    places, ends = [0] * len(buffers), [0] * len(buffers)
     done: list[tuple[int, _Span]] = []
-    of = [[spans[number] for number in buffer] for buffer in buffers]
-    for index in sorted(range(len(buffers)), key=lambda index: order(of[index])):
+    for index in order:
         taken = [  # at an offset strictly between, it would overlap something in use
             (place - own.size, place + other.size)
             for place, other in done
-            for own in of[index]
+            for own in buffers[index]
             if own.meets(other) and own.size and other.size
         ]
         place = 0
         for before, after in sorted(taken):
             if before < place < after:
                 place = -(-after // ALIGNMENT) * ALIGNMENT
-        places[index] = place
-        done += [(place, span) for span in of[index]]
-        total = max([total, *(place + span.size for span in of[index])])
-    return places, total
+        places[index], ends[index] = place, place + max(span.size for span in buffers[index])
+        done += [(place, span) for span in buffers[index]]
+    return places, ends
 
 
-def _least(buffers: list[_Buffer], spans: list[_Span], steps: int) -> int:
+def _least(buffers: list[list[_Span]], steps: int) -> int:
+    """Returns the bytes in use at the busiest step."""
     in_use = [0] * (steps + 2)
-    for buffer in buffers:
-        sizes: dict[int, int] = {}
-        for number in buffer:
-            for time in range(spans[number].start, spans[number].end + 1):
-                sizes[time] = max(sizes.get(time, 0), spans[number].size)
-        for time, size in sizes.items():
-            in_use[time + 1] += size
+    for spans in buffers:
+        for time in range(min(span.start for span in spans), max(span.end for span in spans) + 1):
+            in_use[time + 1] += max((span.size for span in spans if span.start <= time <= span.end), default=0)
     return max(in_use)
