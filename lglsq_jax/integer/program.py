@@ -200,6 +200,35 @@ class IntegerProgram:
 
         save(self, path)
 
+    def to_c_header(self, path: str | os.PathLike, name: str = "network") -> None:
+        """Writes the integer body as one C99 header: constants, instructions, memory; see ``docs/chip.md``.
+
+        ``examples/c/interpreter.c`` runs it, one sample at a time, to the bit as :attr:`integer_body` does.
+
+        Args:
+            path: the file, written whole or not at all.
+            name: C identifier of the program; every array begins with it.
+
+        Raises:
+            UserError: the file cannot be written.
+            ValueError: ``name`` is no usable C identifier, or a tensor has more than 12 axes.
+        """
+        from .export.c_header import save_c_header
+
+        save_c_header(self, path, name)
+
+    def to_stablehlo(self, path: str | os.PathLike) -> None:
+        """Writes the integer body as one ``jax.export`` artefact, which JAX alone runs; see ``docs/stablehlo.md``.
+
+        For CPU, CUDA and TPU; the batch size stays open where the model left it open. Weights are constants in it.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from .export.stablehlo import save_stablehlo
+
+        save_stablehlo(self, path)
+
     def summary(self):
         """Returns a table of the layers: bits, shapes, bytes and integer multiply-adds; ``print`` shows it."""
         from .summary import summarize
