@@ -171,6 +171,25 @@ class IntegerProgram:
 
         save(self, path)
 
+    def to_onnx(self, path: str | os.PathLike, form: str = "integer", opset: int = 21) -> None:
+        """Writes the program as an ONNX model; see ``docs/onnx.md``.
+
+        The file appears whole or not at all.
+
+        Args:
+            path: the file.
+            form: "integer" for codes in and int32 logits out through integer operators alone, equal to
+                ``integer_body`` to the bit; "qdq" for a float image in and float logits out, with the pairs of
+                ``QuantizeLinear`` and ``DequantizeLinear`` from which runtimes make their own quantized kernels.
+            opset: the operator set, 18 to 24.
+
+        Raises:
+            UserError: an argument is not one of these, the file cannot be written, or the package onnx is missing.
+        """
+        from .export import to_onnx
+
+        to_onnx(self, path, form, opset)
+
     def summary(self):
         """Returns a table of the layers: bits, shapes, bytes and integer multiply-adds; ``print`` shows it."""
         from .summary import summarize
