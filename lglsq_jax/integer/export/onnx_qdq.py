@@ -80,7 +80,7 @@ def _current(x: Term) -> Term:
 def _settled(graph: Graph, x: Term) -> Real:
     """Returns a term as a value: a product is written in a unit of its own."""
     if isinstance(x, Product):
-        return write_product(graph, x, None, None, fused=False)[0]
+        return write_product(graph, x, None, None, fused=None)[0]
     return constant_real(graph, x, np.ones(())) if isinstance(x, np.ndarray) else x
 
 

@@ -32,10 +32,10 @@ def rescale(graph: Graph, step: Instruction, terms: Sequence[Real | Product], ou
     for term, factor in zip(terms, factors, strict=True):
         if isinstance(term, Product):
             alone = term.readers == 1 and pending
-            fused = to_codes and len(terms) == 1 and alone
+            fused = step if to_codes and len(terms) == 1 and term.readers == 1 else None
             per_channel = channel_vector(factor, term.kernel.shape[-1]) is not None
             wanted = factor * unit if per_channel else None
-            term, done = write_product(graph, term, wanted, bias if alone else None, fused=fused)
+            term, done = write_product(graph, term, wanted, bias if alone or fused else None, fused=fused)
             pending = pending and not done
         part = _part(graph, term, factor * unit)
         total = part if total is None else graph.elementwise("Add", [total, part], np.float32)
