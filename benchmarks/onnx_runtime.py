@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -27,8 +28,14 @@ KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "Con
 
 
 def program_of(name: str, bits: int, images: np.ndarray, **options) -> lq.integer.IntegerProgram:
-    """Returns the integer program of a network with random weights."""
+    """Returns the integer program of a network with random weights and batch statistics."""
     model = getattr(lq.models, name)(num_classes=10, in_channels=images.shape[-1], rngs=nnx.Rngs(0), **options)
+    rng = np.random.default_rng(1)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            for statistic in (module.mean, module.bias):
+                assert statistic is not None
+                statistic[...] = jnp.asarray(0.2 * rng.normal(size=statistic.shape), jnp.float32)
     weights = lq.QuantSpec(bits, channel_axis=-1, narrow_range=True)
     inputs = lq.QuantSpec(bits, signed=False, batch_axis=0)
     model = lq.quantize_model(model, lq.models.recommended_rules(model, weights=weights, inputs=inputs))

@@ -251,8 +251,14 @@ def test_a_fitted_kernel_has_the_codes_of_the_rescale_for_every_sum(channels, sh
         sums = np.array([0 if found.constant[index] else i * gain for i in n]) + found.counts[index]
         kernel = np.rint(sums.astype(np.float32) * np.float32(1 / found.steps[index]))
         assert np.clip(kernel, *codes).tolist() == exact
-    if gain >= 16 and codes[1] <= 15:
-        assert found.exact.mean() > 0.5
+
+
+def test_a_kernel_of_few_bits_is_fitted_in_every_channel():
+    rng = np.random.default_rng(0)
+    multipliers, biases = rng.integers(2**24, 2**27, 200), rng.integers(-(2**31), 2**31, 200)
+    ends = np.full(200, -400), np.full(200, 500)
+    found = fit(multipliers.astype(object), biases.astype(object), 31, (0, 15), ends, np.full(200, 15))
+    assert found.exact.all()
 
 
 def test_every_product_of_extreme_codes_is_exact(tmp_path):
