@@ -29,7 +29,7 @@ def test_the_changelog_starts_with_the_version_of_the_package():
     assert versions == sorted(versions, key=Version, reverse=True)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-export.txt"])
 def test_every_requirement_has_both_bounds_and_allows_its_pin(name: str):
     pins = {canonicalize_name(pin.name): pin for pin in requirements("constraints.txt")}
     for requirement in requirements(name):

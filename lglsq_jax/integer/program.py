@@ -119,7 +119,7 @@ class IntegerProgram:
         return [
             index
             for index, step in enumerate(self.instructions)
-            if step.op == "encode" or (step.op == "input" and integer[step.attributes["index"]])
+            if step.op == "encode" or (step.op == "input" and integer[step.attributes.get("index", 0)])
         ]
 
     @functools.cached_property
@@ -229,6 +229,25 @@ class IntegerProgram:
 
         save_stablehlo(self, path)
 
+    def to_onnx(self, path: str | os.PathLike, form: str = "integer", opset: int = 21) -> None:
+        """Writes the program as an ONNX model; see ``docs/onnx.md``.
+
+        The file appears whole or not at all.
+
+        Args:
+            path: the file.
+            form: "integer" for codes in and int32 logits out through integer operators alone, equal to
+                ``integer_body`` to the bit; "qdq" for a float image in and float logits out, with the pairs of
+                ``QuantizeLinear`` and ``DequantizeLinear`` from which runtimes make their own quantized kernels.
+            opset: the operator set, 18 to 24.
+
+        Raises:
+            UserError: an argument is not one of these, the file cannot be written, or the package onnx is missing.
+        """
+        from .export.onnx_file import save_onnx
+
+        save_onnx(self, path, form, opset)
+
     def summary(self):
         """Returns a table of the layers: bits, shapes, bytes and integer multiply-adds; ``print`` shows it."""
         from .summary import summarize
@@ -244,9 +263,9 @@ class IntegerProgram:
         codes = []
         for index, step in enumerate(self.instructions):
             if step.op == "input" and index in self._entries:
-                codes.append(inputs[step.attributes["index"]])
+                codes.append(inputs[step.attributes.get("index", 0)])
             elif step.op == "input":
-                values[index] = inputs[step.attributes["index"]]
+                values[index] = inputs[step.attributes.get("index", 0)]
             elif step.op == "encode":
                 codes.append(_encode(step, values[step.inputs[0]]))
             elif step.inputs and all(number in values for number in step.inputs):

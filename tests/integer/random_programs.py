@@ -26,10 +26,7 @@ class _Tensor:
 
 def program_of(instructions: list[Instruction], step: float = 1.0) -> IntegerProgram:
     """A program whose first instruction is its float input of shape ``[n]``, which no other reads."""
-    fields = {field.name for field in dataclasses.fields(IntegerProgram)}
-    if "input_shapes" in fields:  # a program may have several inputs
-        return IntegerProgram(tuple(instructions), ((Batch(1),),), ("float32",), step)
-    return IntegerProgram(tuple(instructions), (Batch(1),), "float32", step)
+    return IntegerProgram(tuple(instructions), ((Batch(1),),), ("float32",), step)
 
 
 def entry(shape: tuple, dtype: str) -> list[Instruction]:

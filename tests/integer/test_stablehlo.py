@@ -1,6 +1,5 @@
 """The exported body is the body, to the bit, on any machine that has JAX and nothing else of ours."""
 
-import dataclasses
 import functools
 import re
 import subprocess
@@ -164,10 +163,6 @@ def test_an_input_quantized_in_two_ways_is_two_arguments():
     np.testing.assert_array_equal(exported.call(*codes), program.integer_body(codes))
 
 
-@pytest.mark.skipif(
-    "input_shapes" not in {field.name for field in dataclasses.fields(IntegerProgram)},
-    reason="this release has programs of one float input only",
-)
 def test_raw_images_are_an_argument_as_they_are():
     raw = Instruction("input", (), ("b*1", 4), 0, 255, {"index": 0, "dtype": "uint8"}, {})
     other = Instruction("input", (), ("b*1", 1), -128, 127, {"index": 1, "dtype": "int8"}, {})
