@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Int32, Shaped
 from ..primitives import clip_codes, normalise
 from .dimensions import Batch, Shape, decode
 from .kernels import KERNELS
+from .portions import in_portions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,9 +128,12 @@ class IntegerProgram:
         """The jitted function from codes to int32 logits; nothing in it is a float."""
 
         def integer_body(codes: Int[Array, "n ..."]) -> Int32[Array, "n ..."]:
-            return self._run_body(codes)[len(self.instructions) - 1].astype(jnp.int32)
+            return in_portions(self.instructions, codes, self._logits)
 
         return jax.jit(integer_body)
+
+    def _logits(self, codes):
+        return self._run_body(codes)[len(self.instructions) - 1].astype(jnp.int32)
 
     def decode(self, accumulators: Int32[Array, "n ..."]) -> Float[Array, "n ..."]:
         """Returns the float logits: the int32 ones times ``output_step``."""

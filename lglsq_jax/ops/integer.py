@@ -5,6 +5,7 @@ from jax import lax
 from jaxtyping import Array, Int32, Integer
 
 from .groups import convolve_by_shifts, prefers_shifts
+from .rows import convolve_by_rows, prefers_rows
 from .window import Window, convolve
 
 _SHIFT = 128  # moves unsigned 8-bit codes into int8
@@ -29,7 +30,11 @@ def convolve_int32(
     """
     kernel = kernel.astype(jnp.int8)
     # On every platform: a GPU has no integer convolution, but it has integer products.
-    run = convolve_by_shifts if prefers_shifts(kernel.shape, window) else convolve
+    run = convolve
+    if prefers_shifts(kernel.shape, window):
+        run = convolve_by_shifts
+    elif prefers_rows(kernel.shape, window):
+        run = convolve_by_rows
     if code_maximum <= 127:
         return run(codes.astype(jnp.int8), kernel, window, jnp.int32)
     shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)

@@ -1,0 +1,153 @@
+"""Integer programs against the float network under XLA: time, memory, and the time that lowering takes, in one run.
+
+    python benchmarks/integer_inference.py [--network resnet18 mobilenet_v2] [--batch 1 16] [--size 224] [--bits 4]
+        [--rounds 7] [--lowering]
+
+The networks have random weights; the float one is the network as this package runs it, with depthwise convolutions as
+shifted products. Both are compiled, and take turns. "float / integer" is the median float time divided by the integer
+program's: above 1 the integers are faster. "memory" is the peak resident size of a process that runs the program
+alone, with what such a process takes before it has a network taken off, divided by the float network's. --lowering
+prints the seconds that lowering the three ResNets takes.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import lglsq_jax as lq
+
+
+def float_network(name: str) -> nnx.Module:
+    """Returns a float network with random weights, in evaluation mode."""
+    network = getattr(lq.models, name)(num_classes=1000, rngs=nnx.Rngs(0))
+    network.eval()
+    return network
+
+
+def quantized_network(name: str, bits: int, size: int) -> nnx.Module:
+    """Returns the calibrated network behind ``Normalize``: it takes uint8 images."""
+    network = float_network(name)
+    weights, inputs = lq.QuantSpec(bits), lq.QuantSpec(bits, signed=False)
+    network = lq.quantize_model(network, lq.models.recommended_rules(network, weights=weights, inputs=inputs))
+    model = nnx.Sequential(lq.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), network)
+    lq.calibrate(model, [images(2, size)], "max")
+    model.eval()
+    return model
+
+
+def images(count: int, size: int) -> np.ndarray:
+    """Returns random uint8 images."""
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def median_times(functions, rounds: int) -> list[float]:
+    """Returns the median seconds of each function; they take turns."""
+    for function in functions:
+        jax.block_until_ready(function())
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds):
+        for function, seen in zip(functions, times, strict=True):
+            began = time.perf_counter()
+            jax.block_until_ready(function())
+            seen.append(time.perf_counter() - began)
+    return [float(np.median(seen)) for seen in times]
+
+
+def float_function(name: str, batch: int, size: int):
+    """Returns the compiled float network with its input bound."""
+    graph, state = nnx.split(float_network(name))
+    compiled = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
+    x = jnp.asarray(images(batch, size), jnp.float32) / 255
+    return lambda: compiled(state, x)
+
+
+def compare(name: str, program: lq.integer.IntegerProgram, options: argparse.Namespace) -> None:
+    """Prints a row a batch size."""
+    for batch in options.batch:
+        codes = jnp.asarray(images(batch, options.size))
+        functions = float_function(name, batch, options.size), lambda codes=codes: program.integer_body(codes)
+        seconds = median_times(functions, options.rounds)
+        memory = " ".join(f"{value / 1e6:6.0f}" for value in memory_of(name, program, batch, options.size))
+        print(
+            f"{name:14} {batch:5} {1e3 * seconds[0]:9.1f} ms {1e3 * seconds[1]:9.1f} ms "
+            f"{seconds[0] / seconds[1]:7.2f}x   {memory}",
+            flush=True,
+        )
+
+
+def memory_of(name: str, program: lq.integer.IntegerProgram, batch: int, size: int) -> list[int]:
+    """Returns the peak resident bytes of the float network and of the program, each in a process of its own."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program"
+        program.save(file)
+        for which in ("nothing", "float", str(file)):
+            command = [sys.executable, __file__, "--measure", which, "--network", name]
+            command += ["--batch", str(batch), "--size", str(size)]
+            found.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    return [taken - found[0] for taken in found[1:]]
+
+
+def measure(which: str, name: str, batch: int, size: int) -> None:
+    """Runs one network ten times and prints the peak resident size of this process."""
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.ones(8)))
+    if which == "float":
+        run = float_function(name, batch, size)
+    elif which != "nothing":
+        program = lq.integer.load(which)
+        codes = jnp.asarray(images(batch, size))
+
+        def run():
+            return program.integer_body(codes)
+
+    if which != "nothing":
+        for _ in range(10):
+            jax.block_until_ready(run())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(1024 * int(status["VmHWM"].split()[0]))  # unlike ru_maxrss it begins anew with the program
+
+
+def print_lowering(bits: int) -> None:
+    """Prints the seconds that lowering takes."""
+    for name in ("resnet18", "resnet34", "resnet50"):
+        model, example = quantized_network(name, bits, 64), images(1, 224)
+        began = time.perf_counter()
+        program = lq.integer.lower(model, example)
+        seconds = time.perf_counter() - began
+        print(f"lowering {name}: {seconds:.1f} s, {len(program.instructions)} instructions", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="+", default=["resnet18", "mobilenet_v2"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--lowering", action="store_true", help="print the time that lowering takes, and nothing else")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.network[0], options.batch[0], options.size)
+        return
+    if options.lowering:
+        print_lowering(options.bits)
+        return
+    print(
+        f"{'network':14} {'batch':>5} {'float':>12} {'integers':>12} {'float / int.':>9}   memory, MB: float, integers"
+    )
+    for name in options.network:
+        program = lq.integer.lower(quantized_network(name, options.bits, options.size), images(1, options.size))
+        compare(name, program, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Random networks to integers: no float in the body, and the codes of the trained network, layer by layer.
+
+    python fuzz/architectures.py [--networks 2000] [--seed 0]
+
+Each network has its own depth, branches (residual, dense, squeeze-and-excite), strides, groups, activations, bits and
+scales. For each it is checked that the integer body holds no float at any depth, that every layer gives at least
+99.9 % of the model's codes from the same inputs and the rest one code away, and that the chosen class is the same or
+explained by a tie. The first network that fails is printed with its seed, and the status is 1.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+import lglsq_jax as lq
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.integer.checks import float_types
+
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": nnx.relu,
+    "relu6": nnx.relu6,
+    "leaky relu": nnx.leaky_relu,
+    "silu": nnx.silu,
+    "gelu": nnx.gelu,
+    "hard swish": nnx.hard_swish,
+    "sigmoid": nnx.sigmoid,
+    "tanh": nnx.tanh,
+}
+
+
+class Block(nnx.Module):
+    """One step of a random network: a convolution and what is around it."""
+
+    def __init__(self, channels: int, rng: np.random.Generator, rngs: nnx.Rngs):
+        self.kind = str(rng.choice(["plain", "residual", "dense", "gated"]))
+        self.activation = str(rng.choice(list(ACTIVATIONS)))
+        self.norm_first = bool(rng.integers(2))
+        stride = 1 if self.kind in ("residual", "dense") else int(rng.integers(1, 3))
+        self.out = channels if self.kind == "residual" else int(rng.choice([4, 6, 8]))
+        groups = int(
+            rng.choice([divisor for divisor in (1, 2, channels) if channels % divisor == self.out % divisor == 0])
+        )
+        size = int(rng.choice([1, 3]))
+        weights = lq.QuantSpec(int(rng.integers(2, 9)), channel_axis=-1 if rng.integers(2) else None)
+        inputs = lq.QuantSpec(int(rng.integers(2, 9)), batch_axis=0)
+        shape = {"strides": stride, "feature_group_count": groups, "use_bias": bool(rng.integers(2))}
+        specs = {"weights": weights, "inputs": inputs}
+        self.conv = lq.QuantConv(channels, self.out, (size, size), **shape, **specs, rngs=rngs)
+        self.norm = nnx.BatchNorm(self.out, rngs=rngs)
+        for array, low, high in ((self.norm.mean, -0.3, 0.3), (self.norm.var, 0.3, 2), (self.norm.scale, -1.5, 1.5)):
+            array[...] = jax.numpy.asarray(rng.uniform(low, high, self.out), jax.numpy.float32)
+        # The form in which a function of a value can be summed or multiplied is a table of codes.
+        needed = self.kind != "plain" or not self.norm_first
+        self.codes = lq.Quantizer(lq.QuantSpec(8)) if needed else nnx.identity
+        if self.kind == "gated":
+            self.gate = lq.QuantLinear(self.out, self.out, weights=weights, inputs=inputs, rngs=rngs)
+            self.gate_codes = lq.Quantizer(lq.QuantSpec(8))
+
+    def __call__(self, x):
+        activation = ACTIVATIONS[self.activation]
+        y = self.conv(x)
+        y = activation(self.norm(y)) if self.norm_first else self.norm(self.codes(activation(y)))
+        if self.kind == "plain":
+            return y
+        y = self.codes(y) if self.norm_first else y
+        if self.kind == "residual":
+            return self.codes(x) + y if self.norm_first else y + self.codes(x)
+        if self.kind == "dense":
+            return jax.numpy.concatenate([self.codes(x), y], -1)
+        gate = nnx.sigmoid(self.gate_codes(self.gate(y.mean((1, 2)))))
+        return y * gate[:, None, None, :]
+
+    @property
+    def channels(self) -> int:
+        """How many channels it gives."""
+        return self.out + (self.conv.in_features if self.kind == "dense" else 0)
+
+
+class Network(nnx.Module):
+    """A random network from images or from raw pixels to four logits."""
+
+    def __init__(self, seed: int):
+        rng, rngs = np.random.default_rng(seed), nnx.Rngs(seed)
+        self.raw = bool(rng.integers(3) == 0)
+        self.normalize = lq.Normalize((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+        channels, blocks = 3, []
+        for _ in range(int(rng.integers(1, 5))):
+            blocks.append(Block(channels, rng, rngs))
+            channels = blocks[-1].channels
+        self.blocks = nnx.List(blocks)
+        self.pool = str(rng.choice(["mean", "max"]))
+        self.pooled = lq.Quantizer(lq.QuantSpec(8))
+        weights, inputs = lq.QuantSpec(8, channel_axis=-1), lq.QuantSpec(8, batch_axis=0)
+        self.last = lq.QuantLinear(channels, 4, weights=weights, inputs=inputs, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.normalize(x) if self.raw else x
+        for block in self.blocks:
+            x = block(x)
+        x = self.pooled(x)
+        return self.last(x.mean((1, 2)) if self.pool == "mean" else x.max((1, 2)))
+
+    def __str__(self) -> str:
+        blocks = ", ".join(
+            f"{b.kind} {b.conv.kernel_size} groups {b.conv.feature_group_count} W{b.conv.weights.bits}"
+            f"A{b.conv.inputs.bits} {b.activation}"
+            for b in self.blocks
+        )
+        return f"{'raw pixels' if self.raw else 'images'}: {blocks}; {self.pool}"
+
+
+def check(seed: int) -> str:
+    """Returns what is wrong with the integers of the network of a seed; empty where nothing is."""
+    rng = np.random.default_rng(seed + 10**6)
+    model = Network(seed)
+    shape = (16, 7, 6, 3)
+    x = rng.integers(0, 256, shape, dtype=np.uint8) if model.raw else rng.normal(size=shape).astype(np.float32)
+    lq.calibrate(model, [x], "max")
+    model.eval()
+    program = lq.integer.lower(model, x)
+    floats = float_types(jax.make_jaxpr(program.integer_body)(program.encode(x)))
+    report = lq.integer.verify(model, program, [x])
+    wrong = [f"the body holds {', '.join(sorted(floats))}"] if floats else []
+    wrong += [f"{report.unexplained} classes are unexplained"] if report.unexplained else []
+    for layer in report.layers:
+        few = round((1 - layer.own_equal_fraction) * layer.codes) > max(1, 0.001 * layer.codes)
+        if few or layer.own_difference > 1:
+            equal = 100 * layer.own_equal_fraction
+            wrong.append(
+                f"{layer.path}: {equal:.2f} % of {layer.codes} codes equal, differing by {layer.own_difference}"
+            )
+    return f"network {seed} ({model}): " + "; ".join(wrong) if wrong else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first network; the others count on from it")
+    options = parser.parse_args()
+    began = time.monotonic()
+    for seed in range(options.seed, options.seed + options.networks):
+        if wrong := check(seed):
+            print(wrong)
+            return 1
+        if (seed - options.seed) % 50 == 49:
+            jax.clear_caches()
+            print(f"{seed - options.seed + 1} networks, {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{options.networks} random networks: every promise kept")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
