@@ -1,11 +1,12 @@
 """Random networks to integers: no float in the body, and the codes of the trained network, layer by layer.
 
-    python fuzz/architectures.py [--networks 2000] [--seed 0]
+    python fuzz/architectures.py [--inputs 2000] [--seed 0]
 
 Each network has its own depth, branches (residual, dense, squeeze-and-excite), strides, groups, activations, bits and
-scales. For each it is checked that the integer body holds no float at any depth, that every layer gives at least
-99.9 % of the model's codes from the same inputs and the rest one code away, and that the chosen class is the same or
-explained by a tie. The first network that fails is printed with its seed, and the status is 1.
+scales. For each it is checked that the integer body holds no float at any depth, that no layer gives a code more than
+one away from the model's from the same inputs, nor more than 1 % of other codes (these networks are small: one tie of
+float32 may be 1 code in 200), and that the chosen class is the same or explained by a tie; and for all together that
+99.9 % of the codes are equal. The first network that fails is printed with its seed, and the status is 1.
 """
 
 import argparse
@@ -117,8 +118,8 @@ class Network(nnx.Module):
         return f"{'raw pixels' if self.raw else 'images'}: {blocks}; {self.pool}"
 
 
-def check(seed: int) -> str:
-    """Returns what is wrong with the integers of the network of a seed; empty where nothing is."""
+def check(seed: int) -> tuple[str, int, int]:
+    """Returns what is wrong with the network of a seed, empty where nothing is, and its codes: equal ones and all."""
     rng = np.random.default_rng(seed + 10**6)
     model = Network(seed)
     shape = (16, 7, 6, 3)
@@ -131,30 +132,38 @@ def check(seed: int) -> str:
     wrong = [f"the body holds {', '.join(sorted(floats))}"] if floats else []
     wrong += [f"{report.unexplained} classes are unexplained"] if report.unexplained else []
     for layer in report.layers:
-        few = round((1 - layer.own_equal_fraction) * layer.codes) > max(1, 0.001 * layer.codes)
-        if few or layer.own_difference > 1:
+        if layer.own_equal_fraction < 0.99 or layer.own_difference > 1:
             equal = 100 * layer.own_equal_fraction
             wrong.append(
-                f"{layer.path}: {equal:.2f} % of {layer.codes} codes equal, differing by {layer.own_difference}"
+                f"{layer.path}: {equal:.2f} % of {layer.codes} codes equal, the others by {layer.own_difference}"
             )
-    return f"network {seed} ({model}): " + "; ".join(wrong) if wrong else ""
+    equal = sum(round(layer.own_equal_fraction * layer.codes) for layer in report.layers)
+    message = f"network {seed} ({model}): " + "; ".join(wrong) if wrong else ""
+    return message, equal, sum(layer.codes for layer in report.layers)
+
+
+def check_all(seeds: range) -> str:
+    """Returns what is wrong with the networks of some seeds, and stops at the first; empty where nothing is."""
+    began, equal, codes = time.monotonic(), 0, 0
+    for count, seed in enumerate(seeds, 1):
+        wrong, own_equal, own_codes = check(seed)
+        if wrong:
+            return wrong
+        equal, codes = equal + own_equal, codes + own_codes
+        if count % 50 == 0:
+            jax.clear_caches()
+            print(f"{count} networks, {time.monotonic() - began:.0f} s, {equal:,} of {codes:,} codes equal", flush=True)
+    return "" if equal >= 0.999 * codes else f"only {equal:,} of {codes:,} codes are equal"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", type=int, default=2000)
+    parser.add_argument("--inputs", type=int, default=2000, help="how many networks")
     parser.add_argument("--seed", type=int, default=0, help="of the first network; the others count on from it")
     options = parser.parse_args()
-    began = time.monotonic()
-    for seed in range(options.seed, options.seed + options.networks):
-        if wrong := check(seed):
-            print(wrong)
-            return 1
-        if (seed - options.seed) % 50 == 49:
-            jax.clear_caches()
-            print(f"{seed - options.seed + 1} networks, {time.monotonic() - began:.0f} s", flush=True)
-    print(f"{options.networks} random networks: every promise kept")
-    return 0
+    wrong = check_all(range(options.seed, options.seed + options.inputs))
+    print(wrong or f"{options.inputs} random networks: every promise kept")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,16 @@
+"""Random networks keep every promise; thousands of them with ``make fuzz``."""
+
+import pytest
+
+from fuzz.architectures import check_all
+
+
+@pytest.mark.slow
+def test_a_few_random_networks():
+    assert check_all(range(1000, 1003)) == ""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, 30, 5))
+def test_random_networks(first):
+    assert check_all(range(first, first + 5)) == ""
