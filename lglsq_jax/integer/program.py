@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.core
@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int, Int32, Shaped
 from ..primitives import clip_codes, normalise
 from .dimensions import Batch, Shape, decode
 from .kernels import KERNELS
+
+if TYPE_CHECKING:
+    from .layers import Layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,6 +190,13 @@ class IntegerProgram:
                     name, count = f"{base}#{count}", count + 1
                 found[name] = step.constants["codes"]
         return found
+
+    @property
+    def layers(self) -> "tuple[Layer, ...]":
+        """The convolutions and matrix products, in the order in which they run, as plain arrays and numbers."""
+        from .layers import layers_of
+
+        return layers_of(self)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the program to one file, weights packed at their true bit width; see ``docs/integer.md``.

@@ -94,6 +94,13 @@ def load(path: str | os.PathLike) -> IntegerProgram:
         raise UserError(f"{name} is not a usable integer program: {reason}") from None
 
 
+def file_version(path: str | os.PathLike) -> int:
+    """Returns the version of a program's file that ``load`` reads."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return int(header["__metadata__"]["version"])
+
+
 def _parse(data: bytes) -> IntegerProgram:
     if len(data) < 8:
         raise ValueError(f"it has only {len(data)} bytes")
