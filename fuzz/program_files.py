@@ -4,7 +4,7 @@
 
 Valid files of tiny programs are damaged (bytes flipped, cut off, inserted) or forged (numbers, words, lists and whole
 instructions of the list changed, constants overwritten, with a checksum that fits again). What ``load`` lets through
-must then be a program of which every instruction can be traced, its layers can be read, and, for one in 200, logits are
+must then be a program of which every instruction can be traced, its layers can be read, and, for one in 50, logits are
 computed. Anything but a ``UserError`` is a failure; it is printed with its number, which makes the same file again.
 """
 
@@ -36,7 +36,7 @@ from lglsq_jax.integer.dimensions import resolve
 from lglsq_jax.integer.kernels import KERNELS
 
 SIGNED, UNSIGNED = lq.QuantSpec(4), lq.QuantSpec(4, signed=False)
-RUN_ONE_IN = 200
+RUN_ONE_IN = 50
 BATCH = 3
 INTERESTING = (
     0, 1, -1, 2, 3, 7, 31, 32, 62, 63, 64, 127, 128, 255, 256, -128, -129, 2**31 - 1, 2**31, -(2**31), 2**32, 2**60,
@@ -141,6 +141,10 @@ def forged(data: bytes, rng: np.random.Generator) -> bytes:
     program = zlib.compress(json.dumps(header).encode(), 1)
     if rng.random() < 0.05:
         program = damaged(program, rng)
+    if rng.random() < 0.02:
+        metadata[list(metadata)[int(rng.integers(len(metadata)))]] = str(
+            INTERESTING[int(rng.integers(len(INTERESTING)))]
+        )
     arrays = {"program": np.frombuffer(program, np.uint8), "constants": np.frombuffer(bytes(constants), np.uint8)}
     return save_tensors(arrays, {**metadata, "sha256": hashlib.sha256(program + bytes(constants)).hexdigest()})
 

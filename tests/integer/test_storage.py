@@ -269,6 +269,17 @@ def test_instructions_that_inflate_without_end_are_refused(saved, monkeypatch):
     assert "longer than 1000 bytes" in refused(saved)
 
 
+@pytest.mark.parametrize("text", [b"[" * 10**5, b'{"a":' * 10**5, b"1" * 10**4, b"\xff", b"[]", b""], ids=len)
+def test_instructions_that_are_no_list_of_them_are_refused(saved, text):
+    with safe_open(saved, "numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    packed = zlib.compress(text)
+    tensors["program"] = np.frombuffer(packed, np.uint8)
+    digest = hashlib.sha256(packed + tensors["constants"].tobytes()).hexdigest()
+    save_file(tensors, saved, {**metadata, "sha256": digest})
+    assert len(refused(saved)) < 300
+
+
 def test_a_header_longer_than_the_file_is_refused(tmp_path):
     path = tmp_path / "long"
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
