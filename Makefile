@@ -6,7 +6,7 @@
 #   EXTRA  more packages for .venv, such as JAX's own for an accelerator:  make env EXTRA="jax[cuda13]"
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test long check bench
+.PHONY: help env train test long check bench fuzz
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -39,6 +39,9 @@ check: $(STAMP) ## check format, lint and types
 
 bench: $(STAMP) ## run every benchmark
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+fuzz: $(STAMP) ## try damaged and forged files, random networks: ARGS="--inputs 1000 --seed 1"
+	@set -e; for script in fuzz/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
 
 $(STAMP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml
 	@if ! $(BIN)/python -c '$(NEW_ENOUGH)' 2>/dev/null; then \

@@ -1,4 +1,4 @@
-"""``python -m lglsq_jax {lower,verify,evaluate,inspect} RUN``."""
+"""``python -m lglsq_jax {lower,verify,evaluate,inspect,export,compare} RUN``."""
 
 import sys
 

@@ -13,7 +13,7 @@ PACKAGE = "lglsq_jax"
 ROOT = Path(__file__).resolve().parent.parent
 
 ROWS = {
-    "scripts": {"train", "configs", "benchmarks", "studies"},
+    "scripts": {"train", "configs", "benchmarks", "studies", "fuzz"},
     "package": {PACKAGE},  # lglsq_jax/__init__.py, which collects the public names
     "system": {"training", "data", "report", "integer", "commands", "__main__"},
     "model": {"models", "batch_norm", "convert", "inspection", "observe", "paths"},
@@ -28,7 +28,7 @@ NAMES_WITHOUT_MEANING = {"common", "helper", "helpers", "misc", "util", "utils"}
 
 
 def source_files() -> list[Path]:
-    scripts = [ROOT / "train.py", *(p for n in ("configs", "benchmarks", "studies") for p in (ROOT / n).rglob("*.py"))]
+    scripts = [ROOT / "train.py", *(p for n in ROWS["scripts"] - {"train"} for p in (ROOT / n).rglob("*.py"))]
     return sorted(path for path in [*(ROOT / PACKAGE).rglob("*.py"), *scripts] if path.exists())
 
 

@@ -1,4 +1,4 @@
-"""Every script of benchmarks/ and studies/ starts from anywhere and says what it does."""
+"""Every script of benchmarks/, studies/ and fuzz/ starts from anywhere and says what it does."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tests.short_run import ROOT
 
-SCRIPTS = sorted(file for folder in ("benchmarks", "studies") for file in (ROOT / folder).glob("*.py"))
+SCRIPTS = sorted(file for folder in ("benchmarks", "studies", "fuzz") for file in (ROOT / folder).glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

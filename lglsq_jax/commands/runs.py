@@ -1,48 +1,35 @@
-"""Commands on a run's folder: make its integers again, verify, evaluate and inspect them."""
+"""``python -m lglsq_jax``: on a run's folder, make its integers again, verify, evaluate and inspect them."""
 
 import dataclasses
 import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from ..errors import UserError
+from .command import Command, Result, options_of, positional
+from .programs import PROGRAM_COMMANDS, inspect_program, is_program_file
 from .sentences import answer, parse
 
+_USAGE = """usage: python -m lglsq_jax COMMAND RUN [--json]
+       python -m lglsq_jax compare A B [--json]
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a command found.
-
-    Attributes:
-        fields: for machines, with ``--json``.
-        text: for people.
-        failed: what went wrong although the command ran; empty where nothing did.
-    """
-
-    fields: dict[str, Any]
-    text: str
-    failed: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """A command's name, its line in ``--help``, and the module function behind it."""
-
-    name: str
-    meaning: str
-    run: Callable[[str], Result]
+RUN is a run's folder, as train.py made it; export, inspect and compare take the file of an integer program too.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs ``python -m lglsq_jax`` and returns its exit status: 1 where verification failed, 2 after a user's error."""
+    """Runs ``python -m lglsq_jax`` and returns its exit status.
+
+    0; 1 where verification failed or compared programs differ; 2 after a user's error.
+    """
     return answer(lambda: _dispatch(list(arguments)))
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m lglsq_jax COMMAND RUN [--json]\n\nRUN is a run's folder, as train.py made it.\n")
+        print(_USAGE)
         for command in COMMANDS.values():
             print(f"  {command.name.ljust(10)}{command.meaning}")
         if not arguments:
@@ -54,32 +41,26 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"COMMAND must be one of {', '.join(COMMANDS)}, got {name!r}{hint}")
     command = COMMANDS[name]
-    given = parse(_options(), rest, prog=f"python -m lglsq_jax {name}", description=command.meaning)
-    result = command.run(given.run)
+    given = parse(command.options(), rest, prog=f"python -m lglsq_jax {name}", description=command.meaning)
+    result = command.run(given)
     print(json.dumps(result.fields, indent=2) if given.json else result.text)
     if result.failed:
         print(f"FAILED: {result.failed}", file=sys.stderr)
         return 1
-    return 0
+    return result.status
 
 
-def _options():
-    import tyro
-
-    run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Folder of the run.", metavar="RUN")]
-    machine = Annotated[
-        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print JSON for machines instead of text for people.")
-    ]
-    return dataclasses.make_dataclass("Options", [("run", run), ("json", machine, dataclasses.field(default=False))])
+def _options(meaning: str = "Folder of the run.") -> Callable[[], type]:
+    return lambda: options_of("Options", [("run", positional("RUN", meaning))])
 
 
-def _lower(run: str) -> Result:
+def _lower(options: Any) -> Result:
     from ..data import open_dataset
     from ..training.deploy import make_program
     from ..training.experiment import quantized_network
     from ..training.folder import RunFolder
 
-    folder, config = RunFolder.existing(run)
+    folder, config = RunFolder.existing(options.run)
     dataset = open_dataset(config.data)
     program = make_program(folder, quantized_network(folder, config, dataset).model(), dataset)
     summary = program.summary()
@@ -93,20 +74,20 @@ def _lower(run: str) -> Result:
     return Result(fields, f"{summary}\nsaved {fields['program']}, {fields['bytes']:,} bytes")
 
 
-def _verify(run: str) -> Result:
+def _verify(options: Any) -> Result:
     from ..data import open_dataset
     from ..training.deploy import broken_promises, compare, load_program, report_fields
     from ..training.experiment import quantized_network
     from ..training.folder import RunFolder
 
-    folder, config = RunFolder.existing(run)
+    folder, config = RunFolder.existing(options.run)
     program = load_program(folder)
     dataset = open_dataset(config.data)
     report = compare(quantized_network(folder, config, dataset).model(), program, dataset, config)
     return Result(report_fields(report), str(report), "; ".join(broken_promises(report)))
 
 
-def _evaluate(run: str) -> Result:
+def _evaluate(options: Any) -> Result:
     from ..data import open_dataset
     from ..training.deploy import integer_accuracy, load_program
     from ..training.experiment import float_network, quantized_network
@@ -114,7 +95,7 @@ def _evaluate(run: str) -> Result:
     from ..training.phase import evaluate
     from ..training.step import data_mesh
 
-    folder, config = RunFolder.existing(run)
+    folder, config = RunFolder.existing(options.run)
     program = load_program(folder)
     dataset = open_dataset(config.data)
     mesh = data_mesh({"eval_batch_size": config.data.eval_batch_size})
@@ -128,12 +109,14 @@ def _evaluate(run: str) -> Result:
     return Result({"top1": top1, "samples": len(dataset.test)}, "\n".join(lines))
 
 
-def _inspect(run: str) -> Result:
+def _inspect(options: Any) -> Result:
+    if is_program_file(options.run):
+        return inspect_program(options.run)
     from ..training.config import as_dict
     from ..training.experiment import newest_snapshot, quantization_plan
     from ..training.folder import RunFolder
 
-    folder, config = RunFolder.existing(run)
+    folder, config = RunFolder.existing(options.run)
     snapshot = newest_snapshot(folder)
     fields = {
         "step": snapshot.step if snapshot else 0,
@@ -144,7 +127,12 @@ def _inspect(run: str) -> Result:
     }
     plan = quantization_plan(config, snapshot)
     state = "finished" if folder.finished else f"in its {fields['phase']} phase"
-    lines = [f"{run}: {state}, step {fields['step']}", f"params_sha256 {fields['params_sha256']}", "", str(plan)]
+    lines = [
+        f"{options.run}: {state}, step {fields['step']}",
+        f"params_sha256 {fields['params_sha256']}",
+        "",
+        str(plan),
+    ]
     fields["layers"] = [
         {
             "path": row.path,
@@ -161,9 +149,17 @@ def _inspect(run: str) -> Result:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("lower", "make the integer program from the newest checkpoint and show its layers", _lower),
-        Command("verify", "compare the integer program with the quantized network on the whole test set", _verify),
-        Command("evaluate", "top-1 of the float, the fake-quantized and the integer network", _evaluate),
-        Command("inspect", "step, hash of all parameters, config and the plan of what is quantized how", _inspect),
+        Command("lower", "make the integer program from the newest checkpoint and show its layers", _lower, _options()),
+        Command(
+            "verify", "compare the integer program with the quantized network on all test images", _verify, _options()
+        ),
+        Command("evaluate", "top-1 of the float, the fake-quantized and the integer network", _evaluate, _options()),
+        Command(
+            "inspect",
+            "of a run: step, hash of all parameters, config, plan; of a program: its layers and sums",
+            _inspect,
+            _options("Folder of the run, or the file of an integer program."),
+        ),
+        *PROGRAM_COMMANDS,
     )
 }

@@ -1,6 +1,7 @@
 """Shapes with an open batch size: a dimension is a whole number, or a multiple of the batch."""
 
 import dataclasses
+import re
 from typing import Any
 
 
@@ -13,6 +14,7 @@ class Batch:
 
 Dim = int | Batch
 Shape = tuple[Dim, ...]
+_TIMES = re.compile(r"b\*[1-9][0-9]{0,9}")
 
 
 def known_shape(shape: tuple, batch: Any | None) -> Shape:
@@ -64,7 +66,7 @@ def decode(shape: list[int | str]) -> Shape:
     """
     dims: list[Dim] = []
     for dim in shape:
-        if isinstance(dim, str) and dim.startswith("b*") and dim[2:].isdigit():
+        if isinstance(dim, str) and _TIMES.fullmatch(dim):
             dims.append(Batch(int(dim[2:])))
         elif isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0:
             dims.append(dim)

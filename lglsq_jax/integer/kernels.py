@@ -91,11 +91,16 @@ def _picked(table, index):
 
 
 def _maximum(attributes, constants, x, y):
-    return jnp.maximum(x, y)
+    return jnp.maximum(*_alike(x, y))
 
 
 def _minimum(attributes, constants, x, y):
-    return jnp.minimum(x, y)
+    return jnp.minimum(*_alike(x, y))
+
+
+def _alike(*xs):
+    """Returns integers of one dtype: int32 where theirs differ."""
+    return tuple(x.astype(jnp.int32) for x in xs) if len({x.dtype for x in xs}) > 1 else xs
 
 
 def _window(attributes):
@@ -130,9 +135,7 @@ def _constant(attributes, constants):
 
 def _arranger(op: str) -> Callable:
     def run(attributes, constants, *xs):
-        if len({x.dtype for x in xs}) > 1:
-            xs = tuple(x.astype(jnp.int32) for x in xs)
-        return ARRANGE[op](jnp, attributes, attributes["batch"], *xs)
+        return ARRANGE[op](jnp, attributes, attributes["batch"], *_alike(*xs))
 
     return run
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.core
@@ -16,6 +16,9 @@ from ..primitives import clip_codes, normalise
 from .dimensions import Batch, Shape, decode
 from .kernels import KERNELS
 from .portions import in_portions
+
+if TYPE_CHECKING:
+    from .layers import Layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,6 +195,13 @@ class IntegerProgram:
                 found[name] = step.constants["codes"]
         return found
 
+    @property
+    def layers(self) -> "tuple[Layer, ...]":
+        """The convolutions and matrix products, in the order in which they run, as plain arrays and numbers."""
+        from .layers import layers_of
+
+        return layers_of(self)
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the program to one file, weights packed at their true bit width; see ``docs/integer.md``.
 
@@ -265,6 +275,7 @@ class IntegerProgram:
     def _run_encode(self, inputs: Sequence) -> list:
         values: dict[int, Any] = {}
         codes = []
+        batch = _batch_of(self.input_shapes, inputs)
         for index, step in enumerate(self.instructions):
             if step.op == "input" and index in self._entries:
                 codes.append(inputs[step.attributes.get("index", 0)])
@@ -273,7 +284,7 @@ class IntegerProgram:
             elif step.op == "encode":
                 codes.append(_encode(step, values[step.inputs[0]]))
             elif step.inputs and all(number in values for number in step.inputs):
-                values[index] = _run(step, inputs[0].shape[0], [values[number] for number in step.inputs])
+                values[index] = _run(step, batch, [values[number] for number in step.inputs])
         return codes
 
     def _run_body(
@@ -294,19 +305,21 @@ class IntegerProgram:
                 wanted = "[" + ", ".join(str(dim).replace("b*1", "n").replace("b*", "n*") for dim in shape) + "]"
                 raise ValueError(f"`codes` must have shape {wanted} as `encode` returns them, got {list(array.shape)}")
             values[index] = replace(self.instructions[index], array)
-        batch = self._batch_of(entries[0], values[entries[0]])
+        batch = _batch_of([decode(list(self.instructions[index].shape)) for index in entries], given)
         for index, step in enumerate(self.instructions):
             ready = all(number in values for number in step.inputs)
             if index not in values and step.op not in ("input", "encode") and ready:
                 values[index] = replace(step, _run(step, batch, [values[number] for number in step.inputs]))
         return values
 
-    def _batch_of(self, index: int, array) -> int:
-        """Returns the batch size that an instruction's array shows; 1 where the batch is fixed."""
-        for dim, size in zip(decode(list(self.instructions[index].shape)), array.shape, strict=True):
+
+def _batch_of(shapes: Sequence[Shape], arrays: Sequence) -> int:
+    """Returns the batch size that arrays show; 1 where it is fixed."""
+    for shape, array in zip(shapes, arrays, strict=True):
+        for dim, size in zip(shape, array.shape, strict=True):
             if isinstance(dim, Batch):
                 return size // dim.times
-        return 1
+    return 1
 
 
 def _run(step: Instruction, batch: int, inputs: list):

@@ -1,11 +1,15 @@
-"""A program as one safetensors file: plain arrays and a JSON header, nothing that is executed on loading."""
+"""A program as one safetensors file: plain arrays and a JSON header, nothing that is executed on loading.
 
-import collections
+A file is read without trust: nothing is allocated that is larger than the file gives reason for, and whatever a kernel
+takes for granted is checked here, so that a program that was loaded runs.
+"""
+
 import hashlib
 import json
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,24 +20,18 @@ from safetensors.numpy import save as save_tensors
 from ..errors import UserError
 from ..files import write_whole
 from .dimensions import Shape, decode, encode
-from .kernels import KERNELS
+from .flow import check_flow
 from .packing import narrowed, pack, packed_size, unpack
 from .program import Instruction, IntegerProgram
+from .validation import INPUT_DTYPES, INT32, OPERATIONS, check_instruction, check_numbers, is_whole
 
 FORMAT = "lglsq_jax integer program"
 VERSION = 3
 _READABLE = ("1", "2", "3")  # 1: every number of a rescale in 4 bytes; 1 and 2: one float input, fewer operations
-_INPUT_DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8", "int8")
 _PLAIN = ("op", "inputs", "shape", "low", "high", "attributes", "path", "name")
-_LARGEST_HEADER = 2**28  # a compressed list of instructions may not grow beyond this
-_CONSTANT_DTYPES = collections.defaultdict(
-    tuple,
-    constant=("int8", "uint8"),
-    rescale=("int8", "int16", "int32", "uint32"),
-    table=("int8", "uint8", "int16", "int32"),
-    staircase=("int8", "uint8", "int16", "int32"),
-    encode=("float32",),
-)
+_LEAST_TEXT, _TEXT_A_BYTE, _MOST_TEXT = 2**16, 64, 2**26
+"""A list of instructions may inflate to so many bytes in any case, and to so many for each compressed byte; in all to
+so many. Lists that ``save`` wrote grow 5 to 15 times."""
 
 
 def save(program: IntegerProgram, path: str | os.PathLike) -> None:
@@ -89,9 +87,17 @@ def load(path: str | os.PathLike) -> IntegerProgram:
         data = file.read()
     try:
         return _parse(data)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise UserError(f"{name} is not a usable integer program: {reason}") from None
+    except RecursionError:
+        raise UserError(f"{name} is not a usable integer program: its lists are nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{name} is not a usable integer program: {error}") from None
+
+
+def file_version(path: str | os.PathLike) -> int:
+    """Returns the version of a program's file that ``load`` reads."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return int(header["__metadata__"]["version"])
 
 
 def _parse(data: bytes) -> IntegerProgram:
@@ -100,102 +106,140 @@ def _parse(data: bytes) -> IntegerProgram:
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= len(data) - 8:
         raise ValueError("its header is longer than the file, so it is truncated or of another kind")
+    packed, constants = _contents(data, length)
+    header = _object(json.loads(_inflate(packed)), "its contents", ("fields", "instructions", "output_step"))
+    if header["fields"] != [*_PLAIN, "constants"]:
+        raise ValueError("its instructions have the fields of another format")
+    listed, step = _list(header["instructions"], "its instructions"), header["output_step"]
+    if not listed or type(step) not in (int, float) or not 0 < step < float("inf"):
+        raise ValueError("it has no instructions or no finite output step")
+    shapes, dtypes = _inputs(header)
+    instructions: list[Instruction] = []
+    used = 0
+    for index, fields in enumerate(listed):
+        try:
+            instruction, used = _instruction(index, fields, constants, used, dtypes)
+        except ValueError as error:
+            raise ValueError(f"instruction {index}: {error}") from None
+        instructions.append(instruction)
+    if used != len(constants):
+        raise ValueError(f"its constants have {len(constants)} bytes, of which its instructions use {used}")
+    found = [step.attributes["index"] for step in instructions if step.op == "input"]
+    if sorted(found) != list(range(len(shapes))):
+        raise ValueError(f"its input instructions read the inputs {found[:40]} of {len(shapes)}")
+    check_flow(instructions, shapes, dtypes)
+    return IntegerProgram(tuple(instructions), shapes, dtypes, float(step))
+
+
+def _contents(data: bytes, length: int) -> tuple[bytes, bytes]:
+    """Returns the compressed list of instructions and the constants of a whole, unchanged file."""
     try:
         outer = json.loads(data[8 : 8 + length])
-        tensors = load_tensors(data)
-    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is not a whole safetensors file ({error})") from None
     metadata = outer.get("__metadata__", {}) if isinstance(outer, dict) else {}
+    metadata = metadata if isinstance(metadata, dict) else {}
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        raise ValueError(f"its format is {repr(metadata.get('format'))[:60]}, not {FORMAT!r}")
     if metadata.get("version") not in _READABLE:
-        raise ValueError(f"its version is {metadata.get('version')!r}; this release reads {', '.join(_READABLE)}")
-    if set(tensors) != {"program", "constants"} or any(array.dtype != np.uint8 for array in tensors.values()):
+        version = repr(metadata.get("version"))[:60]
+        raise ValueError(f"its version is {version}; this release reads {', '.join(_READABLE)}")
+    tensors = {name: entry for name, entry in outer.items() if name != "__metadata__"}
+    plain = all(isinstance(entry, dict) and entry.get("dtype") == "U8" for entry in tensors.values())
+    if set(tensors) != {"program", "constants"} or not plain:
         raise ValueError("it does not hold the two byte arrays of a program")
-    packed, constants = tensors["program"].tobytes(), tensors["constants"].tobytes()
+    try:
+        arrays = load_tensors(data)
+    except SafetensorError as error:
+        raise ValueError(f"it is not a whole safetensors file ({error})") from None
+    packed, constants = arrays["program"].tobytes(), arrays["constants"].tobytes()
     if metadata.get("sha256") != hashlib.sha256(packed + constants).hexdigest():
         raise ValueError("its checksum does not match its contents, so it was changed or damaged")
-    header = json.loads(_inflate(packed))
-    if header["fields"] != [*_PLAIN, "constants"]:
-        raise ValueError(f"its instructions have the fields {header['fields']}")
-    instructions: list[Instruction] = []
-    for index, step in enumerate(header["instructions"]):
-        instructions.append(_instruction(index, step, constants))
-    step = float(header["output_step"])
-    if not instructions or not (0 < step < float("inf")):
-        raise ValueError("it has no instructions or no finite output step")
-    return IntegerProgram(tuple(instructions), *_inputs(header, instructions), step)
+    return packed, constants
 
 
-def _inputs(header: dict[str, Any], instructions: list[Instruction]) -> tuple[tuple[Shape, ...], tuple[str, ...]]:
+def _object(value: Any, what: str, names: Sequence[str] = ()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be an object, got {type(value).__name__}")
+    for name in names:
+        if name not in value:
+            raise ValueError(f"it has no {name!r}")
+    return value
+
+
+def _list(value: Any, what: str) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} must be a list, got {type(value).__name__}")
+    return value
+
+
+def _inputs(header: dict[str, Any]) -> tuple[tuple[Shape, ...], tuple[str, ...]]:
     """Returns shape and dtype of each input; versions 1 and 2 had one."""
     if "input_shape" in header:
-        shapes, dtypes = [header["input_shape"]], [header["input_dtype"]]
+        shapes, dtypes = [header["input_shape"]], [str(header.get("input_dtype"))]
     else:
-        shapes, dtypes = header["input_shapes"], header["input_dtypes"]
+        _object(header, "its contents", ("input_shapes", "input_dtypes"))
+        shapes, dtypes = (_list(header[name], name) for name in ("input_shapes", "input_dtypes"))
     if not shapes or len(shapes) != len(dtypes):
         raise ValueError(f"it has {len(shapes)} input shapes and {len(dtypes)} input dtypes")
     for dtype in dtypes:
-        if dtype not in _INPUT_DTYPES:
-            raise ValueError(f"its input dtype {dtype!r} is not one of {', '.join(_INPUT_DTYPES)}")
-    found = [step.attributes.setdefault("index", 0) for step in instructions if step.op == "input"]
-    if sorted(found) != list(range(len(shapes))):
-        raise ValueError(f"its input instructions read the inputs {found} of {len(shapes)}")
-    return tuple(map(decode, shapes)), tuple(dtypes)
+        if dtype not in INPUT_DTYPES:
+            raise ValueError(f"its input dtype {str(dtype)[:60]!r} is not one of {', '.join(INPUT_DTYPES)}")
+    return tuple(decode(_list(shape, "an input's shape")) for shape in shapes), tuple(dtypes)
 
 
 def _inflate(packed: bytes) -> bytes:
     inflater = zlib.decompressobj()
+    most = min(max(_LEAST_TEXT, _TEXT_A_BYTE * len(packed)), _MOST_TEXT)
     try:
-        text = inflater.decompress(packed, _LARGEST_HEADER)
+        text = inflater.decompress(packed, most)
     except zlib.error as error:
         raise ValueError(f"its list of instructions cannot be read ({error})") from None
-    if not inflater.eof:
-        raise ValueError(f"its list of instructions is longer than {_LARGEST_HEADER} bytes")
+    if inflater.unconsumed_tail or not inflater.eof:
+        longer = len(text) >= most
+        raise ValueError(f"its list of instructions is {f'longer than {most} bytes' if longer else 'cut off'}")
     return text
 
 
-def _instruction(index: int, step: Any, blob: bytes) -> Instruction:
+def _instruction(index: int, step: Any, blob: bytes, used: int, input_dtypes: Sequence[str]) -> tuple[Instruction, int]:
+    """Returns the instruction, and how many bytes of the constants are used after it."""
     if not isinstance(step, list) or len(step) != len(_PLAIN) + 1:
-        raise ValueError(f"instruction {index} does not have the fields {', '.join(_PLAIN)}, constants")
-    fields: dict[str, Any] = dict(zip(_PLAIN, step[:-1], strict=True))
-    stored = step[-1]
-    op, attributes = fields["op"], fields["attributes"]
-    if op not in KERNELS and op not in ("input", "encode"):
-        raise ValueError(f"instruction {index} is an unknown operation {op!r}")
-    if not all(isinstance(number, int) and 0 <= number < index for number in fields["inputs"]):
-        raise ValueError(f"instruction {index} reads {fields['inputs']}, which are not all before it")
-    decode(fields["shape"])
-    if op == "rescale" and not 1 <= attributes["shift"] <= 62:
-        raise ValueError(f"instruction {index} shifts by {attributes['shift']}, not by 1 to 62")
-    shifts = attributes.get("term_shifts", [0] * len(fields["inputs"]))
-    if len(shifts) != len(fields["inputs"]) or not all(0 <= shift <= 62 for shift in shifts):
-        raise ValueError(f"instruction {index} shifts its terms by {shifts}, not each by 0 to 62")
+        raise ValueError(f"it does not have the fields {', '.join(_PLAIN)}, constants")
+    *plain, stored = step
+    op, inputs, shape, low, high, attributes, path, name = plain
+    if not isinstance(op, str) or op not in OPERATIONS:
+        raise ValueError(f"it is an unknown operation {str(op)[:60]!r}")
+    if not all(is_whole(number, 0, index - 1) for number in _list(inputs, "its inputs")):
+        raise ValueError(f"it reads {str(inputs)[:60]}, which are not all before it")
+    decode(_list(shape, "its shape"))
+    if not (is_whole(low) and is_whole(high) and low <= high):
+        raise ValueError(f"its values lie between {str(low)[:60]} and {str(high)[:60]}, not in order within {INT32}")
+    if not isinstance(path, str) or not isinstance(name, str):
+        raise ValueError("its path and its name must be strings")
+    if op == "input" and isinstance(attributes, dict):  # versions 1 and 2 had one input and did not say so
+        attributes = {"index": 0, "dtype": input_dtypes[0]} | attributes
+    check_instruction(op, len(inputs), attributes, stored)
     constants = {}
-    for name, (kind, shape, offset) in stored.items():
-        if kind not in _CONSTANT_DTYPES[op]:
-            raise ValueError(f"constant {name!r} of instruction {index} is {kind}, not {_CONSTANT_DTYPES[op]}")
-        if not all(isinstance(size, int) and size >= 0 for size in [*shape, offset]):
-            raise ValueError(f"constant {name!r} of instruction {index} has shape {shape} at {offset}")
-        count = math.prod(shape)
+    for label, (kind, sizes, offset) in stored.items():
+        count = math.prod(sizes)
         size = packed_size(count, attributes["bits"]) if op == "constant" else count * np.dtype(kind).itemsize
         if offset + size > len(blob):
-            raise ValueError(f"constant {name!r} of instruction {index} reaches beyond the end of the file")
-        piece = blob[offset : offset + size]
+            raise ValueError(f"constant {label!r} reaches beyond the end of the file")
+        if offset != used:
+            raise ValueError(f"constant {label!r} begins at {offset}, not behind the one before it at {used}")
+        piece, used = blob[offset : offset + size], offset + size
         if op == "constant":
             stream = np.frombuffer(piece, np.uint8)
-            constants[name] = unpack(stream, attributes["bits"], tuple(shape), signed=attributes["signed"])
+            constants[label] = unpack(stream, attributes["bits"], tuple(sizes), signed=attributes["signed"])
         else:
-            numbers = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).reshape(shape)
-            constants[name] = numbers.astype(_computed_dtype(op, name, attributes, kind))
-    fields |= {"inputs": tuple(fields["inputs"]), "shape": tuple(fields["shape"]), "constants": constants}
-    return Instruction(**fields)
+            constants[label] = np.frombuffer(piece, np.dtype(kind).newbyteorder("<")).reshape(sizes).astype(kind)
+    check_numbers(op, attributes, constants)
+    constants = {label: array.astype(_computed(label, attributes, array.dtype)) for label, array in constants.items()}
+    return Instruction(op, tuple(inputs), tuple(shape), low, high, attributes, constants, path, name), used
 
 
-def _computed_dtype(op: str, name: str, attributes: dict[str, Any], stored: str) -> str:
+def _computed(name: str, attributes: dict[str, Any], stored: np.dtype) -> np.dtype:
     """Returns the dtype that a constant has in the program; narrower ones save space in the file alone."""
     if name in ("table", "values"):
-        if attributes["dtype"] not in ("int8", "uint8", "int32"):
-            raise ValueError(f"the results of a {op} are {attributes['dtype']!r}, not int8, uint8 or int32")
-        return attributes["dtype"]
-    return "int32" if stored in ("int8", "int16") else stored
+        return np.dtype(attributes["dtype"])
+    return np.dtype("int32") if stored == np.int16 or (stored == np.int8 and name != "codes") else stored

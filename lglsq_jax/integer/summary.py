@@ -1,11 +1,9 @@
 """A program's layers as a table."""
 
 import dataclasses
-import math
 
-from .dimensions import Batch, decode
 from .packing import narrowed, packed_size
-from .program import Instruction, IntegerProgram
+from .program import IntegerProgram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,32 +86,19 @@ class Summary:
 
 def summarize(program: IntegerProgram) -> Summary:
     """Returns the summary of a program."""
-    rows, weights_of = [], program.instructions
-    for step in weights_of:
-        if step.op not in ("convolve", "multiply"):
-            continue
-        codes, kernel = (weights_of[number] for number in step.inputs)
-        shape = kernel.constants["codes"].shape
-        output = tuple(dim.times if isinstance(dim, Batch) else dim for dim in decode(list(step.shape)))
-        output = output if output[0] > 1 and isinstance(step.shape[0], str) else output[1:]
-        rows.append(
-            SummaryRow(
-                path=step.path,
-                op=step.op,
-                input_bits=_bits(codes),
-                weight_bits=kernel.attributes["bits"],
-                weight_shape=shape,
-                output_shape=output,
-                weight_bytes=packed_size(math.prod(shape), kernel.attributes["bits"]),
-                multiply_adds=math.prod(output) * math.prod(shape[:-1]),
-                accumulator_bits=max(step.high.bit_length(), (-step.low).bit_length()) + 1,
-            )
+    rows = tuple(
+        SummaryRow(
+            path=layer.path,
+            op=layer.op,
+            input_bits=layer.input_bits,
+            weight_bits=layer.weight_bits,
+            weight_shape=layer.weights.shape,
+            output_shape=layer.output_shape,
+            weight_bytes=packed_size(layer.weights.size, layer.weight_bits),
+            multiply_adds=layer.multiply_adds,
+            accumulator_bits=layer.accumulator_bits,
         )
-    tables = [step for step in program.instructions if step.op == "rescale"]
-    constants = sum(narrowed(array).nbytes for step in tables for array in step.constants.values())
-    return Summary(tuple(rows), constants)
-
-
-def _bits(step: Instruction) -> int:
-    span = step.high if step.low >= 0 else 2 * max(step.high + 1, -step.low) - 1
-    return max(span.bit_length(), 1)
+        for layer in program.layers
+    )
+    rescales = [step for step in program.instructions if step.op == "rescale"]
+    return Summary(rows, sum(narrowed(array).nbytes for step in rescales for array in step.constants.values()))

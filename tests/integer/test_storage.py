@@ -181,6 +181,11 @@ def test_a_newer_version_is_refused(saved):
     assert refused(saved) == "its version is '7'; this release reads 1, 2, 3"
 
 
+def put(op, **attributes):
+    """A forgery that changes attributes of the first instruction of an operation."""
+    return lambda header: step_of(header, op)[5].update(attributes)
+
+
 def set_first_constant(size, offset=0):
     def change(header):
         step_of(header, "constant")[-1]["codes"][1:] = [size, offset]
@@ -190,16 +195,20 @@ def set_first_constant(size, offset=0):
 
 FORGERIES = {
     "more codes than the file holds": (set_first_constant([10**6, 10**6]), "beyond the end of the file"),
-    "sizes whose product is enormous": (set_first_constant([10**30, 10**30]), "beyond the end of the file"),
+    "sizes whose product is enormous": (set_first_constant([2**30, 2**30]), "beyond the end of the file"),
+    "sizes beyond any array": (set_first_constant([10**30, 10**30]), "has shape"),
     "an offset beyond the end": (set_first_constant([40, 200], 10**9), "beyond the end of the file"),
     "a negative size": (set_first_constant([-1, 8]), "has shape"),
     "a fractional size": (set_first_constant([2.5]), "has shape"),
     "an unknown operation": (lambda h: step_of(h, "rescale").__setitem__(0, "eval"), "unknown operation 'eval'"),
     "a later input": (lambda h: step_of(h, "multiply").__setitem__(1, [99, 0]), "which are not all before it"),
     "a negative input": (lambda h: step_of(h, "multiply").__setitem__(1, [-1, 0]), "which are not all before it"),
-    "a shift of 63": (lambda h: step_of(h, "rescale")[5].update(shift=63), "shifts by 63, not by 1 to 62"),
-    "no shift": (lambda h: step_of(h, "rescale")[5].pop("shift"), "it has no 'shift'"),
-    "shifts of terms": (lambda h: step_of(h, "rescale")[5].update(term_shifts=[99]), "shifts its terms by"),
+    "a shift of 63": (
+        lambda h: step_of(h, "rescale")[5].update(shift=63),
+        "its 'shift' must be a whole number from 1 to 62, got 63",
+    ),
+    "no shift": (lambda h: step_of(h, "rescale")[5].pop("shift"), "it has no attribute 'shift'"),
+    "shifts of terms": (lambda h: step_of(h, "rescale")[5].update(term_shifts=[99]), "its 'term_shifts' must be"),
     "a float in the body": (
         lambda h: step_of(h, "rescale")[-1]["multiplier0"].__setitem__(0, "float32"),
         "is float32, not",
@@ -214,7 +223,35 @@ FORGERIES = {
         lambda h: h.update(input_dtypes=["uint8"] * 2, input_shapes=[["b*1"]] * 2),
         "its input instructions read the inputs [0] of 2",
     ),
-    "constants in a list": (lambda h: step_of(h, "rescale").__setitem__(-1, [1]), "has no attribute 'items'"),
+    "constants in a list": (
+        lambda h: step_of(h, "rescale").__setitem__(-1, [1]),
+        "its constants are [1], not an object",
+    ),
+    "a shift in words": (put("rescale", shift="17"), "its 'shift' must be a whole number from 1 to 62, got '17'"),
+    "a shift that is true": (put("rescale", shift=True), "got True"),
+    "a shift with a fraction": (put("rescale", shift=17.5), "got 17.5"),
+    "a shift that is no number": (put("rescale", shift=float("nan")), "got nan"),
+    "shifts of more terms than there are": (put("rescale", term_shifts=[0, 0, 0]), "it has 3 term shifts for 1 terms"),
+    "a clip from high to low": (put("rescale", low=5, high=-5), "its 'low', 5, is above its 'high', -5"),
+    "a clip beyond its dtype": (put("rescale", low=-500, dtype="int8"), "do not fit int8"),
+    "a clamp of one number": (put("rescale", clamp=[[0, 0]]), "its 'clamp' must be"),
+    "a clamp of large halves": (put("rescale", clamp=[[0, 0], [0, 2**32]]), "its 'clamp' must be"),
+    "a clamp in disorder": (put("rescale", clamp=[[1, 0], [0, 5]]), "its 'clamp' must be"),
+    "a dtype of a float": (put("rescale", dtype="float32"), "its 'dtype' must be one of"),
+    "an attribute nobody knows": (put("rescale", speed=9), "a rescale has no attribute 'speed'"),
+    "codes above their maximum": (put("multiply", code_maximum=3), "above its 'code_maximum', 3"),
+    "bits of a word": (put("constant", bits=16), "its 'bits' must be a whole number from 2 to 8, got 16"),
+    "bounds in disorder": (lambda h: step_of(h, "multiply").__setitem__(3, 2**30), "not in order"),
+    "another shape of the result": (lambda h: step_of(h, "multiply").__setitem__(2, ["b*1", 3]), "not [1*n, 3]"),
+    "a batch of none": (lambda h: step_of(h, "multiply").__setitem__(2, ["b*0", 200]), "a dimension must be"),
+    "no multiplier": (lambda h: step_of(h, "rescale")[-1].pop("multiplier0"), "its constants are"),
+    "weights in another shape": (set_first_constant([200, 40], 16), "has the shape [200, 40], not [40, 200]"),
+    "constants that overlap": (
+        lambda h: step_of(h, "rescale")[-1]["bias_high"].__setitem__(2, 0),
+        "not behind the one before it",
+    ),
+    "bytes that nobody reads": (lambda h: h["instructions"].pop(), "of which its instructions use"),
+    "input of another dtype": (put("input", dtype="float16"), "the model's input float32"),
     "nothing of a program": (lambda h: h.clear(), "it has no 'fields'"),
 }
 
@@ -226,9 +263,21 @@ def test_a_forged_file_is_refused(saved, change, said):
 
 
 def test_instructions_that_inflate_without_end_are_refused(saved, monkeypatch):
-    monkeypatch.setattr(storage, "_LARGEST_HEADER", 1000)
     rewritten(saved, lambda header: header.update(note="a" * 10**6))
+    assert "is longer than" in refused(saved)
+    monkeypatch.setattr(storage, "_MOST_TEXT", 1000)
     assert "longer than 1000 bytes" in refused(saved)
+
+
+@pytest.mark.parametrize("text", [b"[" * 10**5, b'{"a":' * 10**5, b"1" * 10**4, b"\xff", b"[]", b""], ids=len)
+def test_instructions_that_are_no_list_of_them_are_refused(saved, text):
+    with safe_open(saved, "numpy") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    packed = zlib.compress(text)
+    tensors["program"] = np.frombuffer(packed, np.uint8)
+    digest = hashlib.sha256(packed + tensors["constants"].tobytes()).hexdigest()
+    save_file(tensors, saved, {**metadata, "sha256": digest})
+    assert len(refused(saved)) < 300
 
 
 def test_a_header_longer_than_the_file_is_refused(tmp_path):
