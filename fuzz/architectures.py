@@ -57,6 +57,7 @@ class Block(nnx.Module):
         self.conv = lq.QuantConv(channels, self.out, (size, size), **shape, **specs, rngs=rngs)
         self.norm = nnx.BatchNorm(self.out, rngs=rngs)
         for array, low, high in ((self.norm.mean, -0.3, 0.3), (self.norm.var, 0.3, 2), (self.norm.scale, -1.5, 1.5)):
+            assert array is not None
             array[...] = jax.numpy.asarray(rng.uniform(low, high, self.out), jax.numpy.float32)
         # The form in which a function of a value can be summed or multiplied is a table of codes.
         needed = self.kind != "plain" or not self.norm_first
