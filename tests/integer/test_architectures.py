@@ -7,7 +7,7 @@ from fuzz.architectures import check_all
 
 @pytest.mark.slow
 def test_a_few_random_networks():
-    assert check_all(range(1000, 1002)) == ""
+    assert check_all(range(20, 22)) == ""
 
 
 @pytest.mark.long
