@@ -19,8 +19,10 @@ _AT_A_TIME = 2**25  # bytes of the largest tensor, taken as int32, of a portion;
 def in_portions(instructions: "tuple[Instruction, ...]", codes, run: Callable):
     """Returns ``run(codes)``, computed in equal portions of the batch, one after another, where that is faster."""
     arrays = codes if isinstance(codes, tuple | list) else (codes,)
-    size = portion(instructions, int(jnp.shape(arrays[0])[0])) if all(map(jnp.ndim, arrays)) else None
-    if size is None or any(len(array) % len(arrays[0]) for array in arrays):
+    batches = [jnp.shape(array)[0] for array in arrays if jnp.ndim(array)]
+    known = len(batches) == len(arrays) and all(isinstance(batch, int) for batch in batches)  # not so while exporting
+    size = portion(instructions, batches[0]) if known else None
+    if size is None or any(batch % batches[0] for batch in batches):
         return run(codes)
     count = len(arrays[0]) // size
     split = jax.tree.map(lambda x: jnp.reshape(x, (count, len(x) // count, *x.shape[1:])), codes)
@@ -33,7 +35,7 @@ def portion(instructions: "tuple[Instruction, ...]", batch: int) -> int | None:
 
     The largest divisor of the batch with which no tensor, taken as int32, is larger than 32 MB.
     """
-    if jax.default_backend() != "cpu" or not isinstance(batch, int) or not _keeps_samples_apart(instructions):
+    if jax.default_backend() != "cpu" or not _keeps_samples_apart(instructions):
         return None
     shapes = [decode(list(step.shape)) for step in instructions if step.op not in ("constant", "input")]
     sample = max(4 * math.prod(dim.times if isinstance(dim, Batch) else dim for dim in shape) for shape in shapes)
