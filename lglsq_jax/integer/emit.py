@@ -3,14 +3,13 @@
 import collections
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from .affine import Affine
 from .dimensions import encode
 from .fixed import fixed_point_constants, split
 from .nearest import is_code, made_nearest, nearest_steps
-from .node import Node
+from .node import Node, smallest_dtype
 from .program import Instruction, IntegerProgram
 
 
@@ -88,7 +87,7 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
         fixed = made_nearest(node, fixed)
         attributes["nearest"] = True
     if op == "rescale" and fixed is None:
-        op, attributes = "staircase", {"dtype": _dtype(node)}
+        op, attributes = "staircase", {"dtype": smallest_dtype(node.attributes["low"], node.attributes["high"])}
         thresholds, values = nearest_steps(node)
         constants = {"thresholds": thresholds.astype(np.int32), "values": values.astype(attributes["dtype"])}
     elif fixed is not None:
@@ -96,7 +95,7 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
         if any(fixed.term_shifts):
             attributes["term_shifts"] = fixed.term_shifts
         attributes["clamp"] = None if fixed.clamp is None else [list(half) for half in fixed.clamp]
-        attributes["dtype"] = _dtype(node)
+        attributes["dtype"] = smallest_dtype(node.attributes["low"], node.attributes["high"])
         constants = {f"multiplier{index}": array for index, array in enumerate(fixed.multipliers)}
         constants["bias_high"], constants["bias_low"] = split(fixed.bias)
     elif node.op == "constant":
@@ -104,7 +103,7 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
         attributes["signed"] = bool(node.low.min() < 0)
         constants = {"codes": constants["codes"].astype(np.int8 if attributes["signed"] else np.uint8)}
     elif node.op == "encode":
-        attributes["dtype"] = _dtype(node)
+        attributes["dtype"] = smallest_dtype(node.attributes["low"], node.attributes["high"])
     return Instruction(
         op=op,
         inputs=tuple(numbers[id(term)] for term in node.inputs),
@@ -116,11 +115,3 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
         path=node.path,
         name=node.name,
     )
-
-
-def _dtype(node: Node) -> str:
-    low, high = node.attributes["low"], node.attributes["high"]
-    for dtype in (jnp.int8, jnp.uint8):
-        if jnp.iinfo(dtype).min <= low and high <= jnp.iinfo(dtype).max:
-            return jnp.dtype(dtype).name
-    return "int32"

@@ -69,6 +69,14 @@ class Node:
             raise LoweringError(f"`{self.op}` in {where} may reach {self.largest}, more than int32 holds")
 
 
+def smallest_dtype(low: int, high: int) -> str:
+    """Returns the name of the dtype in which whole numbers between the bounds travel: int8, uint8 or int32."""
+    for dtype in (np.int8, np.uint8):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.dtype(dtype).name
+    return "int32"
+
+
 def compact(array: np.ndarray) -> np.ndarray:
     """Returns an array with every axis along which it is constant reduced to size 1."""
     array = np.asarray(array)

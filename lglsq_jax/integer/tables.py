@@ -8,7 +8,7 @@ from .affine import Affine
 from .build import check_quantized, finest_step, fixed_point
 from .curve import Curve
 from .errors import LoweringError
-from .node import Node, aligned
+from .node import Node, aligned, smallest_dtype
 from .steps import steps_of
 
 _MOST_ENTRIES = 4096  # integers that a table may cover; 8-bit codes take 256
@@ -41,7 +41,7 @@ def quantized_curve(curve: Curve, step: np.ndarray, offset, low: int, high: int,
             raise LoweringError(f"`{_title(curve)}` gives no number for a code that can occur")
         return _table(curve, node, found.astype(np.int64), path, name)
     thresholds, results = steps_of(codes, real, least, most, axes)
-    dtype = _dtype(int(results.min()), int(results.max()))
+    dtype = smallest_dtype(int(results.min()), int(results.max()))
     return Node(
         "staircase",
         (node,),
@@ -96,7 +96,7 @@ def _table(curve: Curve, node: Node, entries: np.ndarray, path: str, name: str) 
         first = entries.take([0], axis=axis)
         if entries.shape[axis] > 1 and (entries == first).all():
             entries = first
-    dtype = _dtype(int(entries.min()), int(entries.max()))
+    dtype = smallest_dtype(int(entries.min()), int(entries.max()))
     attributes = {"low": int(node.low.min()), "dtype": dtype}
     ends = entries.min(-1), entries.max(-1)
     return Node("table", (node,), curve.shape, *ends, attributes, {"table": entries.astype(dtype)}, path, name)
@@ -104,10 +104,3 @@ def _table(curve: Curve, node: Node, entries: np.ndarray, path: str, name: str) 
 
 def _title(curve: Curve) -> str:
     return " of ".join(reversed(curve.names[-2:])) or "it"
-
-
-def _dtype(low: int, high: int) -> str:
-    for dtype in (np.int8, np.uint8):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return np.dtype(dtype).name
-    return "int32"
