@@ -40,6 +40,8 @@ _WHERE = {
     "Rule": "convert",
     "quantize_model": "convert",
     "calibrate": "convert",
+    "BatchNorm": "batch_norm",
+    "set_batch_norm_groups": "batch_norm",
     "reestimate_batch_norm": "batch_norm",
     "set_progress": "convert",
     "plan": "inspection",

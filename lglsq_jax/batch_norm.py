@@ -1,4 +1,4 @@
-"""Batch norm's statistics of a trained network, measured anew on what its layers see in the end."""
+"""Batch norm over parts of a batch, and its statistics measured anew on what a trained network's layers see."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,61 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .paths import named_modules
+
+
+class BatchNorm(nnx.BatchNorm):
+    r"""``nnx.BatchNorm`` that may normalise equal parts of a training batch each by its own statistics.
+
+    With ``groups`` parts of consecutive samples, part :math:`g` becomes :math:`\gamma (x - \mu_g) / \sqrt{v_g +
+    \epsilon} + \beta`, and the running statistics take the mean of the parts' means and of their variances. With one
+    part a device nothing is sent between devices; 1, as it starts, is the whole batch. Evaluation does not change.
+
+    Attributes:
+        groups: in how many parts; ``set_batch_norm_groups`` sets it.
+
+    References: Hoffer et al., "Train longer, generalize better", NeurIPS 2017 (ghost batch norm).
+    """
+
+    groups: int = 1
+
+    def __call__(self, x, use_running_average=None, *, mask=None):
+        """Normalises; arguments and result as in ``nnx.BatchNorm``."""
+        running = self.use_running_average if use_running_average is None else use_running_average
+        if self.groups == 1 or running:
+            return super().__call__(x, use_running_average, mask=mask)
+        if mask is not None or self.axis not in (-1, x.ndim - 1):
+            raise ValueError("batch norm in groups must have its features last and no mask")
+        if x.shape[0] % self.groups:
+            raise ValueError(f"the batch must be a multiple of `groups`, {self.groups}, got {x.shape[0]} samples")
+        parts = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+        axes = tuple(range(1, parts.ndim - 1))
+        means = parts.mean(axes, keepdims=True)
+        variances = jnp.maximum(0, jnp.square(parts).mean(axes, keepdims=True) - jnp.square(means))
+        for running, found in ((self.mean, means), (self.var, variances)):
+            new = jax.lax.stop_gradient(found).mean(0).reshape(-1)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * new
+        factor = jax.lax.rsqrt(variances + self.epsilon)
+        if self.scale is not None:
+            factor = factor * self.scale[...]
+        y = (parts - means) * factor
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.reshape(x.shape).astype(x.dtype if self.dtype is None else self.dtype)
+
+
+def set_batch_norm_groups(model: nnx.Module, groups: int) -> None:
+    """Sets into how many parts every batch norm of a model takes a training batch.
+
+    Raises:
+        ValueError: ``groups`` is below 1, or a batch norm (named) is nnx's own, which knows no parts.
+    """
+    if groups < 1:
+        raise ValueError(f"`groups` must be at least 1, got {groups}")
+    for path, norm in _norms(model).items():
+        if isinstance(norm, BatchNorm):
+            norm.groups = groups
+        elif groups > 1:
+            raise ValueError(f"batch norm {path!r} must be lq.BatchNorm to be taken in {groups} groups")
 
 
 def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Float[Array, "n ..."]]) -> int:

@@ -89,16 +89,17 @@ def _verify(options: Any) -> Result:
 
 def _evaluate(options: Any) -> Result:
     from ..data import open_dataset
+    from ..training.config import MeshConfig
     from ..training.deploy import integer_accuracy, load_program
+    from ..training.evaluation import evaluate
     from ..training.experiment import float_network, quantized_network
     from ..training.folder import RunFolder
-    from ..training.phase import evaluate
-    from ..training.step import data_mesh
+    from ..training.mesh import make_mesh
 
     folder, config = RunFolder.existing(options.run)
     program = load_program(folder)
     dataset = open_dataset(config.data)
-    mesh = data_mesh({"eval_batch_size": config.data.eval_batch_size})
+    mesh = make_mesh(MeshConfig(), {"eval_batch_size": config.data.eval_batch_size})
     top1 = {
         "float": evaluate(float_network(folder, config, dataset), dataset, config, mesh)["accuracy"],
         "fake_quantized": evaluate(quantized_network(folder, config, dataset), dataset, config, mesh)["accuracy"],

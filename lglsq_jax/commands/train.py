@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError
+from .command import setting, switch
 from .sentences import answer, parse
 
 _USAGE = """usage: python train.py CONFIG [--field.subfield VALUE ...] [--run-dir DIR] [--dry-run]
@@ -54,16 +55,22 @@ def _train(arguments: list[str], configs: Path) -> int:
     description = (module.__doc__ or "").strip()
     given = parse(kind, flags, default=default, prog=f"train.py {name}", description=description)
     chosen = TrainConfig(**{name: getattr(given, name) for name in fields})
+    from ..training.cluster import join
+
+    join(**{name: getattr(given, name) for name in ("distributed", "coordinator", "processes", "process_id")})
     return _run(chosen, given.run_dir or f"runs/{file.stem}{'-dry-run' if given.dry_run else ''}", given.dry_run)
 
 
 def _run(config, run_dir: str, dry: bool) -> int:
     from ..report import results_table
+    from ..training import hosts
     from ..training.dry_run import dry_run
     from ..training.experiment import BrokenPromise, run_experiment
     from ..training.folder import RunFolder
     from ..training.signals import Stopped
 
+    if dry and hosts.several():
+        raise UserError("--dry-run must be run in one process, it is a try of everything else")
     finished = RunFolder(Path(run_dir)).finished
     try:
         summary = dry_run(config, run_dir) if dry else run_experiment(config, run_dir)
@@ -73,6 +80,8 @@ def _run(config, run_dir: str, dry: bool) -> int:
     except BrokenPromise as broken:
         print(f"FAILED: {broken}", file=sys.stderr)
         return 1
+    if not hosts.first():
+        return 0
     print()
     print(results_table(summary))
     if finished:
@@ -86,15 +95,17 @@ def _with_options(kind: type):
     """The config with what is not a part of the experiment."""
     import tyro
 
+    find = "This process is one of several of a cluster that JAX knows: Slurm, Open MPI, a TPU pod, JobSet."
+    found = "host:port of the first process of several, with --processes and --process-id."
     folder = "Folder of the run, runs/CONFIG if None; it may be one that was begun with the same fields."
     dry = "Try the whole way in minutes: made-up images, few steps, stopped once and continued."
     options = [
         ("run_dir", Annotated[str | None, tyro.conf.arg(help=folder)], dataclasses.field(default=None)),
-        (
-            "dry_run",
-            Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=dry)],
-            dataclasses.field(default=False),
-        ),
+        ("dry_run", *switch(dry)),
+        ("distributed", *switch(find)),
+        ("coordinator", *setting(str, found)),
+        ("processes", *setting(int, "How many processes there are.")),
+        ("process_id", *setting(int, "Which of them this is, from 0.")),
     ]
     return dataclasses.make_dataclass(kind.__name__, options, bases=(kind,), frozen=True)
 

@@ -80,10 +80,8 @@ def train_batches(
         raise UserError(f"`seed` must be at most {LARGEST_SEED}, got {seed}")
     dataset.check_batch_size(config.batch_size)
     rows = _host_rows("batch_size", config.batch_size, host, hosts)
-    import grain
-
     samples = dataset.train
-    places = grain.MapDataset.range(len(samples)).seed(seed).shuffle().repeat(EPOCHS)
+    places = _places(dataset, seed)
     batches = places.batch(config.batch_size, batch_fn=np.asarray)
     if isinstance(samples, AugmentedSamples):
         batches = batches.map_with_index(Batches(AugmentedBatch(dataset, samples, config, seed, rows)))
@@ -91,6 +89,19 @@ def train_batches(
         return _opened(dataset, batches[first_step:], samples, config.workers, damaged.take)
     batches = batches.random_map(Batches(TrainBatch(dataset, config, rows)))
     return _opened(dataset, batches[first_step:], samples, config.workers)
+
+
+def batch_indices(dataset: Dataset, config: DataConfig, seed: int, step: int) -> np.ndarray:
+    """Returns the indices of the training images of batch ``step`` of ``train_batches``, of all hosts, int64 [b]."""
+    places = _places(dataset, seed)
+    return np.asarray([places[step * config.batch_size + row] for row in range(config.batch_size)], np.int64)
+
+
+def _places(dataset: Dataset, seed: int) -> grain.MapDataset:
+    """The endless list of samples that batches are cut from, as indices."""
+    import grain
+
+    return grain.MapDataset.range(len(dataset.train)).seed(seed).shuffle().repeat(EPOCHS)
 
 
 def eval_batches(

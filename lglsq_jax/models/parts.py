@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..batch_norm import BatchNorm
 from ..ops.floats import conv_general_dilated
 
 he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -42,9 +43,9 @@ def conv(
     )
 
 
-def batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def batch_norm(features: int, rngs: nnx.Rngs) -> BatchNorm:
     """Batch norm with TorchVision's constants: epsilon 1e-5, and 0.1 of each batch in the running statistics."""
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+    return BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
 
 
 def linear(in_features: int, out_features: int, rngs: nnx.Rngs) -> nnx.Linear:

@@ -143,6 +143,24 @@ class QuantizedConfig(PhaseConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices, of all hosts together; a run may go on with others."""
+
+    data: int | None = None
+    """Devices, times fsdp, that a batch is split over; None: all of them."""
+    fsdp: int = 1
+    """Devices that share the parameters and the optimizer's state, besides their part of the batch; 1: each has all."""
+    timeout: float = 1800.0
+    """Seconds without a finished step after which the run ends itself, such as when another host hangs; 0: never."""
+
+    def __post_init__(self):
+        if self.data is not None:
+            check_whole("mesh.data", self.data, 1)
+        check_whole("mesh.fsdp", self.fsdp, 1)
+        check_number("mesh.timeout", self.timeout, 0, math.inf)
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """An experiment. Every field is a flag of ``train.py``."""
 
@@ -154,12 +172,36 @@ class TrainConfig:
     """The float phase."""
     quantized: QuantizedConfig = dataclasses.field(default_factory=QuantizedConfig)
     """The quantized phase."""
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """Devices and hosts."""
+    accumulate: int = 1
+    """Parts that a batch is taken in one after another: less memory, the same step but for batch norm."""
+    batch_norm_groups: int = 1
+    """Parts of a batch that batch norm normalises each by itself; the number of devices: no words between them."""
+    dtype: str = "float32"
+    """What training computes in between layers: float32 or bfloat16. Parameters, codes and evaluation stay float32."""
+    skip_bad_steps: int = 0
+    """How many steps of a phase whose loss or gradient is not finite are left out; one more ends the run."""
     seed: int = 0
     """Seed of the weights, the order of the images and the augmentation."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: at the end of every epoch only."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints of a phase are kept, besides the best one."""
 
     def __post_init__(self):
+        check_whole("accumulate", self.accumulate, 1)
+        check_whole("batch_norm_groups", self.batch_norm_groups, 1)
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"`dtype` must be float32 or bfloat16, got {self.dtype!r}")
+        check_whole("skip_bad_steps", self.skip_bad_steps, 0)
+        check_whole("keep_checkpoints", self.keep_checkpoints, 1)
+        for field, parts in (("accumulate", self.accumulate), ("batch_norm_groups", self.batch_norm_groups)):
+            if self.data.batch_size % (self.accumulate * parts if field != "accumulate" else parts):
+                raise UserError(
+                    f"`data.batch_size` must be a multiple of accumulate x batch_norm_groups, {self.accumulate} x "
+                    f"{self.batch_norm_groups}, got {self.data.batch_size}"
+                )
         check_whole("seed", self.seed, 0, 2**32 - 1)
         check_whole("checkpoint_every", self.checkpoint_every, 0)
 

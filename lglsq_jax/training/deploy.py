@@ -17,7 +17,7 @@ from ..integer import IntegerProgram, VerifyReport, load, lower, verify
 from .checkpoints import named_leaves
 from .config import TrainConfig
 from .folder import RunFolder
-from .phase import Network
+from .network import Network
 from .signals import StopRequest
 
 EQUAL_CODES = 0.999

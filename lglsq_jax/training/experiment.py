@@ -12,6 +12,7 @@ from ..files import read_json, write_json
 from ..inspection import Plan, plan
 from ..models import load_torchvision, recommended_rules
 from ..spec import QuantSpec
+from .bad_steps import BadSteps
 from .checkpoints import Checkpoints, whole_hash
 from .config import TrainConfig, as_dict, differences
 from .deploy import (
@@ -22,12 +23,15 @@ from .deploy import (
     report_fields,
     save_weights,
 )
+from .evaluation import evaluate, mesh_of
 from .folder import RunFolder
+from .hosts import on_first, told
 from .log import RunLog, read_metrics
+from .network import Network
 from .networks import find_network
-from .phase import Network, Phase, evaluate
+from .phase import Phase
+from .quiet import opened
 from .signals import StopRequest
-from .step import data_mesh
 
 PHASES = ("float", "quantized")
 
@@ -54,18 +58,17 @@ def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest |
     stop = stop or StopRequest()
     with stop.listening():
         dataset = open_dataset(config.data)
-        with folder.claimed(config), RunLog(folder) as log:
-            if folder.finished:
-                return read_json(folder.summary_file)
-            return _run(config, folder, dataset, log, stop)
+        with opened(folder, config) as log:
+            summary = told(lambda: read_json(folder.summary_file) if folder.finished else None)
+            return summary or _run(config, folder, dataset, log, stop)
 
 
 def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest) -> dict[str, Any]:
     log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
-    mesh = data_mesh({"batch_size": config.data.batch_size, "eval_batch_size": config.data.eval_batch_size})
+    mesh, bad_steps = mesh_of(config), BadSteps(folder.bad_steps_file, dataset, config, log.warn)
     damaged = DamagedImages(dataset.train, config.data.max_damaged, log.warn)
-    float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged)
+    float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged, bad_steps)
     model = float_network.model()
     template = quantize_model(model, quantization_rules(config, model))
 
@@ -75,24 +78,45 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
         return Network.of(template)
 
     checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn)
-    phase = Phase("quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop, damaged)
+    phase = Phase(
+        "quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop, damaged, bad_steps
+    )
     try:
         network = phase.run(Network.of(template), calibrated, float_network)
     finally:
         checkpoints.close()
     stop.check("before the integers were made; the same command goes on from here")
 
+    top1 = {
+        "float": evaluate(float_network, dataset, config, mesh)["accuracy"],
+        "fake_quantized": evaluate(network, dataset, config, mesh)["accuracy"],
+    }
+    facts = {"step": float_steps + phase.steps, **top1}
+    summary = told(lambda: _deployed(config, folder, dataset, log, stop, float_network, network, facts))
+    if summary["broken"]:
+        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(summary["broken"]))
+    return summary["summary"]
+
+
+def _deployed(
+    config: TrainConfig,
+    folder: RunFolder,
+    dataset: Dataset,
+    log: RunLog,
+    stop: StopRequest,
+    float_network: Network,
+    network: Network,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Makes the integers and writes the summary; returns it, with the promises that were broken."""
     log.say("making the integer program and verifying it on the whole test set")
     quantized = network.model()
     program = make_program(folder, quantized, dataset)
     report = compare(quantized, program, dataset, config, stop)
     summary = {
-        "float": {
-            "top1": evaluate(float_network, dataset, config, mesh)["accuracy"],
-            "bytes": save_weights(folder, "float", float_network),
-        },
+        "float": {"top1": facts["float"], "bytes": save_weights(folder, "float", float_network)},
         "fake_quantized": {
-            "top1": evaluate(network, dataset, config, mesh)["accuracy"],
+            "top1": facts["fake_quantized"],
             "bytes": save_weights(folder, "fake_quantized", network),
         },
         "integer": {
@@ -104,20 +128,17 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
         "bits": {"weights": config.quantized.weight_bits, "inputs": config.quantized.input_bits},
         "method": config.quantized.method,
         "model": config.model.name,
-        "step": float_steps + phase.steps,
+        "step": facts["step"],
         "training_seconds": round(sum(line["seconds"] for line in read_metrics(folder) if line["split"] == "test"), 1),
     }
     try:
         write_json(folder.summary_file, summary)
     except OSError as error:
         raise UserError(f"cannot write {folder.summary_file}: {error.strerror}") from None
-    broken = broken_promises(report)
-    if broken:
-        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(broken))
-    return summary
+    return {"summary": summary, "broken": broken_promises(report)}
 
 
-def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, damaged: DamagedImages):
+def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, damaged, bad_steps):
     """Returns the float network and the number of steps of its phase."""
     source, wanted = folder, config
     if config.pretraining.start_from is not None:
@@ -126,10 +147,11 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
         if changed:
             raise UserError(f"`start_from` must be a run of the same network, but it differs in {', '.join(changed)}")
     checkpoints = Checkpoints(source.checkpoints("float"), log.warn)
-    _check_classes(checkpoints, config, dataset, "this run" if source is folder else "the run of `start_from`")
+    whose = "this run" if source is folder else "the run of `start_from`"
+    on_first(lambda: _check_classes(checkpoints, config, dataset, whose))
     settings = dataclasses.replace(wanted.pretraining)
-    phase = Phase("float", wanted, settings, dataset, 0, checkpoints, log, stop, damaged)
-    if source is not folder and phase.steps not in checkpoints.steps:
+    phase = Phase("float", wanted, settings, dataset, 0, checkpoints, log, stop, damaged, bad_steps)
+    if source is not folder and told(lambda: phase.steps not in checkpoints.steps):
         raise UserError(f"`start_from` must be a run whose float phase is finished, got {str(source.path)!r}")
     try:
         blank = Network.of(blank_float(config, dataset))

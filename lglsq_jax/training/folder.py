@@ -17,6 +17,9 @@ from .config import TrainConfig, as_dict, differences, from_dict
 
 _PACKAGES = ("lglsq_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
+# What a run that goes on may have otherwise: where and how it runs, not what it computes.
+_MAY_CHANGE = ("mesh.", "data.workers ", "checkpoint_every ", "keep_checkpoints ", "skip_bad_steps ")
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
@@ -47,6 +50,11 @@ class RunFolder:
     def summary_file(self) -> Path:
         """The results, JSON; its presence says that the run is finished."""
         return self.path / "summary.json"
+
+    @property
+    def bad_steps_file(self) -> Path:
+        """One JSON object a line: steps whose loss or gradient was not finite, with the indices of their images."""
+        return self.path / "bad_steps.jsonl"
 
     @property
     def program_file(self) -> Path:
@@ -107,6 +115,7 @@ class RunFolder:
         wanted = as_dict(config)
         if self.config_file.exists():
             changed = differences(read_json(self.config_file), wanted)
+            changed = [text for text in changed if not text.startswith(_MAY_CHANGE)]
             if changed:
                 raise UserError(
                     f"the run folder {self.path} belongs to another config, which differs in {', '.join(changed)}; "

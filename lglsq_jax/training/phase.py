@@ -1,49 +1,34 @@
 """One phase of training, from its last checkpoint to its end."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array
 
 from ..data import DamagedImages, Dataset, eval_batches, steps_per_epoch, train_batches
 from ..errors import UserError
-from ..inspection import check_scales, layer_statistics, weight_codes
-from ..paths import quantized_layers
+from ..inspection import check_scales, layer_statistics
+from . import hosts
+from .bad_steps import BadSteps
 from .checkpoints import Checkpoints
 from .config import PhaseConfig, TrainConfig
+from .evaluation import evaluate, mesh_of
+from .feed import AHEAD, Feed
 from .log import RunLog
+from .mesh import gathered, local, split, spread, whole
+from .network import Network, codes_like, codes_of, from_first
 from .optimizer import make_optimizer, make_schedule
 from .signals import StopRequest
-from .skeleton import Arrays, Skeleton
-from .step import TrainState, data_mesh, initial_state, make_eval_step, make_train_step, place
+from .skeleton import Skeleton
+from .step import StepOptions, TrainState, TrainStep, initial_state, make_eval_step, make_train_step
+from .watch import Watch
 
 _FLUSH_EVERY = 20  # steps between two looks at the loss, which waits for the device
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A model as the loop needs it: its skeleton and arrays."""
-
-    skeleton: Skeleton
-    parameters: Arrays
-    rest: Arrays
-
-    @classmethod
-    def of(cls, model: nnx.Module) -> "Network":
-        """Takes a model apart."""
-        return cls(*Skeleton.of(model))
-
-    def model(self) -> nnx.Module:
-        """Returns the model, in evaluation mode."""
-        model = self.skeleton.model(self.parameters, self.rest)
-        model.eval()
-        return model
+_FLUSH_AFTER = 10.0  # seconds, where steps take long
 
 
 @dataclasses.dataclass
@@ -60,6 +45,7 @@ class Phase:
         log: where metrics and sentences go.
         stop: whether the process was asked to stop.
         damaged: counts the training images of the run that cannot be decoded.
+        bad_steps: writes down which images were in a step that went wrong.
     """
 
     name: str
@@ -71,11 +57,11 @@ class Phase:
     log: RunLog
     stop: StopRequest
     damaged: DamagedImages
+    bad_steps: BadSteps
 
     def __post_init__(self):
-        data = self.config.data
-        self.mesh = data_mesh({"batch_size": data.batch_size, "eval_batch_size": data.eval_batch_size})
-        self.steps_per_epoch = steps_per_epoch(self.dataset, data)
+        self.mesh = mesh_of(self.config)
+        self.steps_per_epoch = steps_per_epoch(self.dataset, self.config.data)
         given = getattr(self.settings, "weights", None) is not None
         self.steps = 0 if given else self.settings.epochs * self.steps_per_epoch
 
@@ -99,42 +85,73 @@ class Phase:
             template.parameters,
             template.rest,
         )
-        restored = self.checkpoints.restore({"train": abstract, "codes": _codes_like(template)})
+        layout = dataclasses.replace(
+            split(self.mesh, abstract), rest=jax.tree.map(lambda _: whole(self.mesh), abstract.rest)
+        )
+        restored = self._restored(template, abstract)
         if restored is None:
-            network = start()
+            network = from_first(template, start)
             state = initial_state(network.parameters, network.rest, optimizer, averaged=averaged)
-            codes = _codes(network)
+            codes = codes_of(network)
             if not self.steps:
                 self._save(state, codes, 0)
         else:
-            at, saved, facts = restored
+            at, state, codes, facts = restored
             if facts.get("data") != self.dataset.fingerprint:
                 raise UserError(
                     f"the data of {self.dataset.name} must be those the run began with, but they have changed since "
                     f"step {at}; use another --run-dir"
                 )
-            state, codes = saved["train"], saved["codes"]
             self.damaged.add(facts.get("damaged", ()))
+            self.bad_steps.begin(self.name, facts.get("skipped", 0))
             if int(state.step) < self.steps:
                 self.log.say(f"{self.name}: going on from step {at}")
         done = int(state.step)
+        if restored is None:
+            self.bad_steps.begin(self.name, 0)
         if done < self.steps:
-            state = jax.device_put(state, jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec()))
+            state = spread(state, layout)
             self.log.begin_phase(self.name, self.first_step, done, self.steps, resumed=restored is not None)
             try:
-                state = self._train(skeleton, optimizer, state, codes, teacher)
+                state = self._train(skeleton, optimizer, layout, state, codes, teacher)
             finally:
                 self.log.flush()
                 self.log.end_phase()
-        return Network(skeleton, *map(_on_one_device, (state.evaluated, state.rest)))
+            state = gathered(self.mesh, state)
+        return Network(skeleton, local(state.evaluated), local(state.rest))
 
-    def _train(self, skeleton: Skeleton, optimizer, state: TrainState, codes, teacher: Network | None) -> TrainState:
+    def _restored(self, template: Network, abstract: TrainState):
+        """Returns the newest checkpoint's step, state, weight codes and facts, or None; codes on the first host."""
+        found = None
+
+        def read():
+            nonlocal found
+            found = self.checkpoints.restore({"train": abstract, "codes": codes_like(template)})
+            return None if found is None else [found[0], found[2]]
+
+        answer = hosts.told(read)
+        if answer is None:
+            return None
+        at, facts = answer
+        blank = jax.tree.map(lambda like: np.zeros(like.shape, like.dtype), abstract)
+        state, codes = (blank, {}) if found is None else (found[1]["train"], found[1]["codes"])
+        return at, hosts.sent(state), codes, facts
+
+    def _steps(self, skeleton: Skeleton, optimizer, layout: TrainState, teacher: Network | None) -> TrainStep:
         schedule = make_schedule(self.settings, self.settings.learning_rate, self.steps, self.steps_per_epoch)
         teaching = None if teacher is None else (teacher.skeleton, teacher.parameters, teacher.rest)
-        train_step = make_train_step(self.mesh, skeleton, optimizer, self.settings, schedule, self.steps, teaching)
-        eval_step = make_eval_step(self.mesh, skeleton)
+        options = StepOptions(
+            layout, batch_norm_groups=self.config.batch_norm_groups, skip_bad=self.config.skip_bad_steps > 0
+        )
+        return make_train_step(self.mesh, skeleton, optimizer, self.settings, schedule, self.steps, teaching, options)
+
+    def _train(
+        self, skeleton: Skeleton, optimizer, layout: TrainState, state: TrainState, codes, teacher: Network | None
+    ) -> TrainState:
+        train_step = self._steps(skeleton, optimizer, layout, teacher)
+        eval_step = make_eval_step(self.mesh, skeleton, layout)
         done, pending, began = int(state.step), [], time.monotonic()
-        saved = done if self.checkpoints.steps else -1
+        saved, flushed, every = done, began, self.config.checkpoint_every
         stream = train_batches(
             self.dataset,
             self.config.data,
@@ -144,33 +161,58 @@ class Phase:
             hosts=jax.process_count(),
             damaged=self.damaged,
         )
+        watch = Watch(self.config.mesh.timeout)
+        feed = Feed(stream, self.mesh, self.steps - done, self.stop if hosts.several() else None)
         try:
-            while done < self.steps:
-                batch = next(stream)
-                state, metrics = train_step(state, place(self.mesh, batch))
-                done += 1
-                self.stop.count_step()
-                pending.append((self.first_step + done, metrics))
-                epoch_ends = done % self.steps_per_epoch == 0
-                every = self.config.checkpoint_every
-                due = epoch_ends or (every and done % every == 0) or self.stop.signal is not None
-                if due or len(pending) >= _FLUSH_EVERY:
-                    last = self._flush(pending, skeleton, state)
-                    self.log.advance(done, f"loss {last['loss']:.3f}")
-                if epoch_ends:
-                    network = Network(skeleton, state.evaluated, state.rest)
-                    codes = self._epoch(network, eval_step, codes, done, last, time.monotonic() - began)
-                    began = time.monotonic()
-                if due:
-                    self._save(state, codes, done)
+            with watch.watching():
+                while done < self.steps:
+                    state, metrics = train_step(state, next(feed))
+                    feed.fill()
+                    done += 1
+                    self.stop.count_step()
+                    pending.append((self.first_step + done, metrics))
+                    stopping = self._asked_to_stop(pending)
+                    epoch_ends = done % self.steps_per_epoch == 0
+                    due = epoch_ends or (every and done % every == 0) or stopping
+                    if due or len(pending) >= _FLUSH_EVERY or time.monotonic() - flushed > _FLUSH_AFTER:
+                        last = self._flush(pending, skeleton, state)
+                        flushed = time.monotonic()
+                        watch.progress(f"step {self.first_step + done}")
+                        self.log.advance(done, f"loss {last['loss']:.3f}")
+                    if not due:
+                        continue
+                    now, accuracy = gathered(self.mesh, state), None
+                    if epoch_ends:
+                        result = evaluate(
+                            Network(skeleton, state.evaluated, state.rest),
+                            self.dataset,
+                            self.config,
+                            self.mesh,
+                            eval_step,
+                        )
+                        result |= {"seconds": time.monotonic() - began, "data_wait": feed.take_waiting()}
+                        network = Network(skeleton, local(now.evaluated), local(now.rest))
+                        codes = hosts.on_first(functools.partial(self._epoch, network, result, codes, done, last)) or {}
+                        began, accuracy = time.monotonic(), result["accuracy"]
+                        watch.progress(f"the evaluation at step {self.first_step + done}")
+                    self._save(now, codes, done, accuracy)
                     saved = done
-                if self.stop.signal is not None:
-                    self.stop.check(
-                        f"at step {self.first_step + saved}, which is saved; the same command goes on from here"
-                    )
+                    if stopping:
+                        self.stop.check(
+                            f"at step {self.first_step + saved}, which is saved; the same command goes on from here"
+                        )
         finally:
-            stream.close()
+            feed.close()
         return state
+
+    def _asked_to_stop(self, pending: list) -> bool:
+        """Whether to stop after this step; several hosts agree by the flag of an earlier one, so that all stop here."""
+        if not hosts.several():
+            return self.stop.signal is not None
+        if len(pending) > AHEAD and int(pending[-1 - AHEAD][1]["stop"]):
+            self.stop.hear()
+            return True
+        return False
 
     def _flush(self, pending: list, skeleton: Skeleton, state: TrainState) -> dict[str, float]:
         """Writes the metrics of the steps since the last time, and stops the run where they went wrong."""
@@ -179,39 +221,47 @@ class Phase:
         values: dict[str, float] = {}
         for step, metrics in fetched:
             values = {name: float(value) for name, value in metrics.items()}
-            smallest = values.pop("smallest_scale", 1.0)
+            values.pop("stop", None)
+            smallest, skipped = values.pop("smallest_scale", 1.0), values.pop("skipped", 0.0)
             self.log.metrics(step, self.name, "train", values)
-            if not math.isfinite(values["loss"]) or not (math.isfinite(smallest) and smallest > 0):
+            if skipped:
+                self.bad_steps.skip(step, values["loss"])
+            elif not math.isfinite(values["loss"]) or not (math.isfinite(smallest) and smallest > 0):
                 self.log.flush()
+                self.bad_steps.note(step, values["loss"])
                 raise UserError(self._went_wrong(step, values["loss"], skeleton, state))
         self.log.flush()
         return values
 
     def _went_wrong(self, step: int, loss: float, skeleton: Skeleton, state: TrainState) -> str:
         what = f"the loss must be finite, got {loss} at step {step}"
+        now = gathered(self.mesh, state)
         try:
-            check_scales(skeleton.model(state.parameters, state.rest))
+            check_scales(skeleton.model(local(now.parameters), local(now.rest)))
         except ValueError as error:
             what = f"{error}, at step {step} (loss {loss:.4g})"
         else:
-            bad = [path for path, array in state.parameters.items() if not np.isfinite(np.asarray(array)).all()]
+            bad = [path for path, array in now.parameters.items() if not np.isfinite(array).all()]
             if bad:
                 what += f"; the first parameter that is not finite is {bad[0]}"
-        kept = f"step {self.first_step + self.checkpoints.steps[0]}" if self.checkpoints.steps else "none"
-        return f"{what}; last checkpoint: {kept}; a smaller learning rate may help"
+        steps = self.checkpoints.steps if hosts.first() else []
+        kept = f"step {self.first_step + steps[0]}" if steps else "none" if hosts.first() else "see the first host"
+        return (
+            f"{what}; last checkpoint: {kept}; a smaller learning rate may help; the images of the step are in "
+            f"{self.bad_steps.file.name}"
+        )
 
-    def _epoch(self, network: Network, eval_step, codes: dict, done: int, last: dict, seconds: float) -> dict:
+    def _epoch(self, network: Network, result: dict[str, float], codes: dict, done: int, last: dict) -> dict:
         """Writes what is measured once an epoch; returns the weight codes that it was measured with."""
         step, epoch = self.first_step + done, done // self.steps_per_epoch
-        result = evaluate(network, self.dataset, self.config, self.mesh, eval_step)
-        damaged = len(self.damaged.indices)
-        counted = {"damaged_images": damaged} if damaged else {}
-        self.log.metrics(step, self.name, "test", {"epoch": epoch, **result, "seconds": seconds, **counted})
+        counts = {"damaged_images": len(self.damaged.indices), "skipped_steps": self.bad_steps.skipped}
+        counted = {name: count for name, count in counts.items() if count}
+        self.log.metrics(step, self.name, "test", {"epoch": epoch, **result, **counted})
         text = (
             f"{self.name} epoch {epoch}/{self.settings.epochs}: loss {last['loss']:.3f}, "
             f"test top-1 {100 * result['accuracy']:.2f} %"
         )
-        new_codes = _codes(network)
+        new_codes = codes_of(network)
         if new_codes:
             layers = self._layers(network)
             for path, array in new_codes.items():
@@ -219,55 +269,30 @@ class Phase:
             self.log.metrics(step, self.name, "layers", layers)
             flipped = np.mean([layers[path]["weight_codes_flipped"] for path in new_codes])
             text += f", weight codes flipped {100 * flipped:.1f} %"
-        if damaged:
-            text += f", {damaged} damaged images replaced"
-        self.log.say(f"{text}, {seconds:.1f} s")
+        if self.damaged.indices:
+            text += f", {len(self.damaged.indices)} damaged images replaced"
+        if self.bad_steps.skipped:
+            text += f", {self.bad_steps.skipped} bad steps skipped"
+        if result["data_wait"] > 0.05:
+            text += f", waited for data {100 * result['data_wait']:.0f} %"
+        self.log.say(f"{text}, {result['seconds']:.1f} s")
         self.log.flush()
         return new_codes
 
     def _layers(self, network: Network) -> dict[str, dict[str, float]]:
         one_batch = dataclasses.replace(self.config.data, workers=0)  # not worth starting processes
         first = next(eval_batches(self.dataset, one_batch))
-        whole = Network(network.skeleton, *map(_on_one_device, (network.parameters, network.rest)))
-        return layer_statistics(whole.model(), jax.numpy.asarray(first["image"][first["mask"]][:256]))
+        return layer_statistics(network.model(), jax.numpy.asarray(first["image"][first["mask"]][:256]))
 
-    def _save(self, state: TrainState, codes: dict[str, np.ndarray], done: int) -> None:
-        if done in self.checkpoints.steps:
-            return
+    def _save(self, state: TrainState, codes: dict[str, np.ndarray] | None, done: int, accuracy=None) -> None:
         facts = {"step": self.first_step + done, "phase": self.name, "data": self.dataset.fingerprint}
         if self.damaged.indices:
             facts["damaged"] = self.damaged.indices
-        self.checkpoints.save(done, {"train": state, "codes": codes}, facts)
+        if self.bad_steps.skipped:
+            facts["skipped"] = self.bad_steps.skipped
 
+        def save():
+            if done not in self.checkpoints.steps:
+                self.checkpoints.save(done, {"train": state, "codes": codes}, facts)
 
-def evaluate(network: Network, dataset: Dataset, config: TrainConfig, mesh, eval_step=None) -> dict[str, float]:
-    """Returns ``accuracy`` (top-1, a fraction), mean ``loss`` and ``samples`` over the whole test set."""
-    eval_step = eval_step or make_eval_step(mesh, network.skeleton)
-    sums: dict[str, Any] = {}
-    for batch in eval_batches(dataset, config.data, host=jax.process_index(), hosts=jax.process_count()):
-        part = jax.device_get(eval_step(network.parameters, network.rest, place(mesh, batch)))
-        sums = {name: sums.get(name, 0) + value for name, value in part.items()}
-    samples = int(sums["samples"])
-    assert samples == len(dataset.test), f"evaluated {samples} of {len(dataset.test)} samples"
-    return {"accuracy": float(sums["correct"]) / samples, "loss": float(sums["loss"]) / samples, "samples": samples}
-
-
-def _codes(network: Network) -> dict[str, np.ndarray]:
-    if not network.skeleton.scales:
-        return {}
-    return {path: np.asarray(codes) for path, codes in weight_codes(network.model()).items()}
-
-
-def _codes_like(template: Network) -> dict[str, Any]:
-    """Structure of ``_codes`` for a network whose scales are not set."""
-    if not template.skeleton.scales:
-        return {}
-    return {
-        path: jax.ShapeDtypeStruct(layer.kernel.shape, layer.weights.code_dtype)
-        for path, layer in quantized_layers(template.model())
-        if layer.weights is not None
-    }
-
-
-def _on_one_device(arrays: dict[str, Array]) -> dict[str, Array]:
-    return jax.device_put(jax.device_get(arrays), jax.devices()[0])
+        hosts.on_first(save)

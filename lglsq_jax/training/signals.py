@@ -40,6 +40,10 @@ class StopRequest:
         """What people call the signal."""
         return "Ctrl-C" if self.signal == signal.SIGINT else "SIGTERM"
 
+    def hear(self) -> None:
+        """Takes note that another host was asked to stop."""
+        self.signal = self.signal or signal.SIGTERM
+
     def check(self, message: str) -> None:
         """Raises ``Stopped`` if the process was asked to stop."""
         if self.signal is not None:

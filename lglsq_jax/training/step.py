@@ -8,12 +8,13 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from ..batch_norm import set_batch_norm_groups
 from ..convert import set_progress
-from ..errors import UserError
 from .config import PhaseConfig
+from .mesh import by_samples, spread, whole
 from .skeleton import Arrays, Skeleton
 
 
@@ -51,22 +52,19 @@ def initial_state(
     return TrainState(jnp.zeros((), jnp.int32), own, rest, optimizer.init(own), average)
 
 
-def data_mesh(batch_sizes: dict[str, int]) -> Mesh:
-    """Returns a mesh of all devices with one axis, ``data``, that batches are split over.
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """How a step is taken, whatever it learns.
 
-    Raises:
-        UserError: a batch size (by the name of its field) is not a multiple of the number of devices.
+    Attributes:
+        layout: where on the mesh each array of the state lies; None: all on every device.
+        batch_norm_groups: parts of a batch that batch norm normalises each by itself.
+        skip_bad: a step whose loss or gradient is not finite leaves the state as it was, but for its number.
     """
-    count = jax.device_count()
-    for field, size in batch_sizes.items():
-        if size % count:
-            raise UserError(f"`{field}` must be a multiple of the number of devices, {count}, got {size}")
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
 
-
-def place(mesh: Mesh, batch: dict[str, Any]) -> dict[str, Array]:
-    """Returns a batch on the devices, its first axis split over them."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    layout: TrainState | None = None
+    batch_norm_groups: int = 1
+    skip_bad: bool = False
 
 
 def make_train_step(
@@ -77,29 +75,39 @@ def make_train_step(
     schedule: optax.Schedule,
     steps: int,
     teacher: tuple[Skeleton, Arrays, Arrays] | None = None,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    r"""Returns the jitted ``step(state, batch) -> (state, metrics)``; it takes over the buffers of ``state``.
+    options: StepOptions = StepOptions(),
+) -> "TrainStep":
+    r"""Returns a training step.
 
     The loss is :math:`(1 - a)\,\mathrm{CE}(y, p) + a\,T^2\,\mathrm{KL}(p_\mathrm{teacher}^T \| p^T)`, with label
     smoothing in the cross entropy (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
 
+    Parameters that are split over devices are gathered when the step begins, and their gradients are split again
+    before the optimizer sees them. A batch may hold ``stop``, a flag a row: the metrics then say whether one is set.
+
     Args:
-        mesh: from ``data_mesh``; the state is the same on every device, a batch is split.
+        mesh: from ``make_mesh``; a batch is split over all of it.
         skeleton: of the model.
         optimizer: of its parameters.
         phase: the loss's constants.
         schedule: learning rate by step, for the metrics.
         steps: steps of the whole phase, which progress counts.
         teacher: a float network whose predictions are compared; None without distillation.
+        options: how the step is taken.
     """
     share = getattr(phase, "distillation", 0.0) if teacher is not None else 0.0
     temperature = getattr(phase, "temperature", 1.0)
     decay = getattr(phase, "ema_decay", 0.0)
+    same = whole(mesh)
+    layout = same if options.layout is None else options.layout
+    place_of = same if options.layout is None else options.layout.parameters
 
     def loss_of(parameters, rest, progress, batch, teacher_arrays):
         model = skeleton.model(parameters, rest)
         model.train()
         set_progress(model, progress)
+        if options.batch_norm_groups > 1:
+            set_batch_norm_groups(model, options.batch_norm_groups)
         logits = model(batch["image"])
         classes = logits.shape[-1]
         labels = optax.smooth_labels(jax.nn.one_hot(batch["label"], classes), phase.label_smoothing)
@@ -108,13 +116,15 @@ def make_train_step(
             network = teacher[0].model(*teacher_arrays)
             network.eval()
             loss = (1 - share) * loss + share * distillation(logits, network(batch["image"]), temperature)
-        return loss, (logits, skeleton.arrays(model)[1])
+        return loss, (jnp.mean(logits.argmax(-1) == batch["label"]), skeleton.arrays(model)[1])
 
     def step(state: TrainState, batch, teacher_arrays):
         progress = state.step / jnp.float32(steps)
-        (loss, (logits, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.parameters, state.rest, progress, batch, teacher_arrays
+        gathered = jax.lax.with_sharding_constraint(state.parameters, same)
+        (loss, (accuracy, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            gathered, state.rest, progress, batch, teacher_arrays
         )
+        gradients = jax.lax.with_sharding_constraint(gradients, place_of)
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = cast(Arrays, optax.apply_updates(state.parameters, updates))
         average = jax.tree.map(
@@ -122,18 +132,46 @@ def make_train_step(
         )
         metrics = {
             "loss": loss,
-            "accuracy": jnp.mean(logits.argmax(-1) == batch["label"]),
+            "accuracy": accuracy,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
+        new = TrainState(state.step + 1, parameters, rest, moments, average)
+        if options.skip_bad:
+            good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+            new = jax.tree.map(functools.partial(jnp.where, good), new, dataclasses.replace(state, step=new.step))
+            metrics["skipped"] = 1 - good.astype(jnp.int32)
         if skeleton.scales:
-            smallest = [jnp.min(parameters[path]) for path in sorted(skeleton.scales)]
+            smallest = [jnp.min(new.parameters[path]) for path in sorted(skeleton.scales)]
             metrics["smallest_scale"] = functools.reduce(jnp.minimum, smallest)
-        return TrainState(state.step + 1, parameters, rest, moments, average), metrics
+        if "stop" in batch:
+            metrics["stop"] = batch["stop"].max()
+        return new, metrics
 
-    same, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    compiled = jax.jit(step, donate_argnums=0, in_shardings=(same, split, same), out_shardings=(same, same))
-    arrays = () if teacher is None or not share else jax.device_put(teacher[1:], same)
-    return lambda state, batch: compiled(state, batch, arrays)
+    compiled = jax.jit(
+        step, donate_argnums=0, in_shardings=(layout, by_samples(mesh), same), out_shardings=(layout, same)
+    )
+    arrays = () if teacher is None or not share else spread(teacher[1:], same)
+
+    return TrainStep(mesh, compiled, arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A jitted step, ``step(state, batch) -> (state, metrics)``; it takes over the buffers of ``state``."""
+
+    mesh: Mesh
+    compiled: Any
+    teacher_arrays: Any
+
+    def __call__(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        """Takes a step."""
+        with jax.set_mesh(self.mesh):  # operations that would be slow on a split batch look for it
+            return self.compiled(state, batch, self.teacher_arrays)
+
+    def lower(self, state: Any, batch: Any) -> jax.stages.Lowered:
+        """Returns the program for a state and a batch of these shapes, to be looked at before it is compiled."""
+        with jax.set_mesh(self.mesh):
+            return self.compiled.lower(state, batch, self.teacher_arrays)
 
 
 def distillation(
@@ -146,12 +184,19 @@ def distillation(
 
 
 def make_eval_step(
-    mesh: Mesh, skeleton: Skeleton
+    mesh: Mesh, skeleton: Skeleton, layout: TrainState | None = None
 ) -> Callable[[Arrays, Arrays, dict[str, Array]], dict[str, Float[Array, ""]]]:
-    """Returns the jitted ``evaluate(parameters, rest, batch) -> {"correct", "loss", "samples"}``, sums."""
+    """Returns the jitted ``evaluate(parameters, rest, batch) -> {"correct", "loss", "samples"}``, sums.
+
+    Args:
+        mesh: from ``make_mesh``.
+        skeleton: of the model.
+        layout: where on the mesh the parameters lie, as in ``StepOptions``.
+    """
+    same = whole(mesh)
 
     def evaluate(parameters, rest, batch):
-        model = skeleton.model(parameters, rest)
+        model = skeleton.model(jax.lax.with_sharding_constraint(parameters, same), rest)
         model.eval()
         logits = model(batch["image"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
@@ -162,5 +207,5 @@ def make_eval_step(
             "samples": batch["mask"].sum(),
         }
 
-    same, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    return jax.jit(evaluate, in_shardings=(same, same, split), out_shardings=same)
+    shardings = (same if layout is None else layout.parameters, same, by_samples(mesh))
+    return jax.jit(evaluate, in_shardings=shardings, out_shardings=same)

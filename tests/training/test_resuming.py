@@ -49,7 +49,7 @@ def cache(tmp_path_factory, finished_run) -> Path:
 
 def metrics(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("seconds", "data_wait")} for line in lines]
 
 
 @pytest.mark.slow

@@ -1,0 +1,33 @@
+"""Accuracy on the whole test set."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from ..data import Dataset, eval_batches
+from .config import TrainConfig
+from .mesh import make_mesh, place, spread, whole
+from .network import Network
+from .step import make_eval_step
+
+
+def evaluate(network: Network, dataset: Dataset, config: TrainConfig, mesh, eval_step=None) -> dict[str, float]:
+    """Returns ``accuracy`` (top-1, a fraction), mean ``loss`` and ``samples`` over the whole test set."""
+    if eval_step is None:
+        eval_step = make_eval_step(mesh, network.skeleton)
+        network = Network(network.skeleton, *(spread(tree, whole(mesh)) for tree in (network.parameters, network.rest)))
+    sums: dict[str, Any] = {}
+    for batch in eval_batches(dataset, config.data, host=jax.process_index(), hosts=jax.process_count()):
+        part = jax.device_get(eval_step(network.parameters, network.rest, place(mesh, batch)))
+        sums = {name: sums.get(name, 0) + value for name, value in part.items()}
+    samples = int(sums["samples"])
+    assert samples == len(dataset.test), f"evaluated {samples} of {len(dataset.test)} samples"
+    return {"accuracy": float(sums["correct"]) / samples, "loss": float(sums["loss"]) / samples, "samples": samples}
+
+
+def mesh_of(config: TrainConfig) -> Mesh:
+    """Returns the mesh of an experiment's devices."""
+    data = config.data
+    sizes = {"batch_size": data.batch_size, "eval_batch_size": data.eval_batch_size}
+    return make_mesh(config.mesh, sizes)

@@ -1,0 +1,63 @@
+"""A run that makes no progress ends with a sentence instead of never."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+HUNG = 75
+"""Exit status of a run that made no progress; the same command goes on from its last checkpoint."""
+
+
+class Watch:
+    """Ends the process when nothing was finished for a while, which another host that hangs would otherwise prevent.
+
+    A collective operation waits for ever for a host that does not take part, and no exception can reach it; so the
+    process is ended from a thread, as if it were killed: checkpoints are whole or not there.
+
+    Args:
+        seconds: without progress; 0: never ends it.
+        end: what ends the process, given the sentence.
+    """
+
+    def __init__(self, seconds: float, end: Callable[[str], None] | None = None):
+        self._seconds, self._end = seconds, end or _end_process
+        self._last, self._what = time.monotonic(), "the start"
+        self._over = threading.Event()
+
+    def progress(self, what: str) -> None:
+        """Takes note that something was finished."""
+        self._last, self._what = time.monotonic(), what
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator["Watch"]:
+        """Watches meanwhile."""
+        if not self._seconds:
+            yield self
+            return
+        thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._over.clear()
+        self.progress(self._what)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._seconds / 4)):
+            idle = time.monotonic() - self._last
+            if idle > self._seconds:
+                self._end(
+                    f"nothing was finished for {idle:.0f} seconds since {self._what}: a host or a device hangs, or "
+                    "`mesh.timeout` is too short; what was saved is kept and the same command goes on from there"
+                )
+                return
+
+
+def _end_process(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    os._exit(HUNG)
