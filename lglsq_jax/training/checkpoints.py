@@ -25,7 +25,8 @@ class Checkpoints:
 
     A checkpoint holds every leaf of a pytree under its name and, beside it, a sha256 of each leaf and of the facts:
     orbax restores flipped bits and other dtypes without a word. One thread hashes and writes while training goes on;
-    there is at most one save on its way. In a program of several processes, only process 0 may call.
+    there is at most one save on its way. In a program of several processes only process 0
+    may use it (the others get a ``RuntimeError``); it waits for none of them.
 
     Args:
         folder: where they lie; made when the first one is saved.

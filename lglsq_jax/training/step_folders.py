@@ -24,7 +24,8 @@ class Unreadable(Exception):
 class StepFolders:
     """Named arrays and JSON facts of a step in a folder of that step's number.
 
-    In a program of several processes only process 0 may call it: orbax neither waits for the others nor needs them.
+    In a program of several processes only process 0 may call it (the others get a ``RuntimeError``): orbax waits for
+    none of them.
 
     Args:
         folder: where they lie; made when the first one is written.
@@ -43,19 +44,18 @@ class StepFolders:
         return self._steps(finished=False)
 
     def write(self, step: int, leaves: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        """Writes a step to its end, or raises whatever orbax or the system raises and leaves nothing behind."""
+        """Writes a step to its end in place of what is there; leaves nothing of it where orbax or the system raises."""
         self._check_room(sum(leaf.nbytes for leaf in leaves.values()))
-        for old in self.unfinished():
+        for old in {*self.unfinished(), step}:
             self.delete(old)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),
             facts=ocp.args.JsonSave(facts),  # pyright: ignore[reportCallIssue]
         )
-        path = self.folder / str(step)
         try:
-            self._open().save(path, args=arguments)
+            self._open().save(self.folder / str(step), args=arguments)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            self.delete(step)
             raise
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -89,6 +89,7 @@ class StepFolders:
             self._checkpointer = None
 
     def _steps(self, *, finished: bool) -> list[int]:
+        _check_process()
         if not self.folder.is_dir():
             return []
         found = (path for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
@@ -137,11 +138,15 @@ def reason(error: BaseException) -> str:
 
 def _this_process_alone() -> MultiprocessingOptions:
     """Tells orbax to wait for no other process."""
+    _check_process()
     if jax.process_count() == 1:
         return MultiprocessingOptions()
+    return MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="checkpoints")
+
+
+def _check_process() -> None:
     if jax.process_index() != 0:
         raise RuntimeError(f"only process 0 saves and reads checkpoints, not process {jax.process_index()}")
-    return MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="checkpoints")
 
 
 def _what_is_unreadable(error: Exception, item: str) -> str:
