@@ -1,70 +1,110 @@
-"""Checkpoints with orbax: whole, checked leaf by leaf, and never of another model unnoticed."""
+"""Checkpoints that are written while training goes on, checked leaf by leaf, and never of another model unnoticed."""
 
-import errno
 import hashlib
+import json
+import math
 import os
-import re
 import shutil
-import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import LatestN
-from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
 from ..errors import UserError
+from .leaves import leaf_hash, named_leaves, whole_hash
+from .step_folders import StepFolders, Unreadable, reason
 
-_KEEP = 2
+__all__ = ["Checkpoints", "leaf_hash", "named_leaves", "whole_hash"]
 
 
 class Checkpoints:
     """The checkpoints of one phase of a run, in a folder of their own.
 
-    A checkpoint holds every leaf of a pytree under its name and, beside it, a sha256 of each leaf: orbax restores
-    flipped bits and other dtypes without a word.
+    A checkpoint holds every leaf of a pytree under its name and, beside it, a sha256 of each leaf and of the facts:
+    orbax restores flipped bits and other dtypes without a word. One thread hashes and writes while training goes on;
+    there is at most one save on its way. In a program of several processes only process 0
+    may use it (the others get a ``RuntimeError``); it waits for none of them.
 
     Args:
         folder: where they lie; made when the first one is saved.
         warn: called with a sentence where a damaged checkpoint is passed over.
+        keep: how many of the newest are kept.
+        keep_best: whether the best one is kept too.
     """
 
-    def __init__(self, folder: Path, warn=print):
+    def __init__(self, folder: Path, warn=print, keep: int = 2, keep_best: bool = True):
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1, got {keep}")
         self.folder = folder.absolute()
         self._warn = warn
-        self._manager: ocp.CheckpointManager | None = None
+        self._keep = keep
+        self._keep_best = keep_best
+        self._folders = StepFolders(folder)
+        self._thread: ThreadPoolExecutor | None = None
+        self._saving: Future[None] | None = None
+        self._seen = False  # whether the folder was there
+        self._given_up: set[int] = set()  # damaged, and cannot be moved out of the way
 
     @property
     def steps(self) -> list[int]:
-        """The steps of which there is a checkpoint that was written to its end, newest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(self._open().all_steps(), reverse=True)
-
-    def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
-        """Saves a pytree with JSON facts, whole or not at all; returns when it is on disk.
+        """The steps of which there is a checkpoint that was written to its end, newest first.
 
         Raises:
-            UserError: it cannot be written, for instance because the disk is full; earlier checkpoints stay.
+            UserError: the folder cannot be read.
         """
-        leaves = named_leaves(state)
-        facts = {**facts, "sha256": {name: leaf_hash(leaf) for name, leaf in leaves.items()}}
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(leaves),
-            facts=ocp.args.JsonSave(facts),  # pyright: ignore[reportCallIssue]
-        )
+        self._settle()
         try:
-            self._check_room(sum(leaf.nbytes for leaf in leaves.values()))
-            manager = self._open(create=True)
-            manager.save(step, args=arguments)
-            manager.wait_until_finished()
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            reason = _reason(error)
-            raise UserError(
-                f"cannot save the checkpoint of step {step} to {self.folder}: {reason}; earlier checkpoints are kept"
-            ) from error
+            found = self._folders.finished()
+        except OSError as error:
+            raise UserError(f"cannot read the checkpoints in {self.folder}: {reason(error)}") from None
+        self._seen |= bool(found)
+        return [step for step in found if step not in self._given_up]
+
+    @property
+    def best(self) -> int | None:
+        """The step whose ``best_by`` is the largest, the newest of equals; None where none was saved with one."""
+        return self._best_of(self.steps)
+
+    def save(self, step: int, state: Any, facts: dict[str, Any], *, best_by: float | None = None) -> None:
+        """Copies a pytree to the host and returns; it is written with JSON facts, whole or not at all, by ``wait``.
+
+        Args:
+            step: must not have a checkpoint yet.
+            state: arrays of JAX or NumPy; they may be donated or overwritten as soon as this returns.
+            facts: JSON values.
+            best_by: how good it is, larger is better, such as the accuracy on the test set.
+
+        Raises:
+            UserError: the save before this one failed, for instance because the disk is full; earlier checkpoints stay.
+        """
+        self.wait()
+        if step in self.steps:
+            raise UserError(f"cannot save the checkpoint of step {step} to {self.folder}: there is one already")
+        if self._seen and not self.folder.is_dir():
+            self._warn(f"the folder of the checkpoints, {self.folder}, was removed; it is made again")
+        leaves = {name: np.array(leaf) for name, leaf in named_leaves(state).items()}  # a CPU's own memory else
+        if best_by is not None and not math.isnan(best_by):
+            facts = {**facts, "best_by": float(best_by)}
+        facts = json.loads(json.dumps(facts))
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._saving = self._thread.submit(self._write, step, leaves, facts)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk.
+
+        Raises:
+            UserError: it cannot be written; said once. Earlier checkpoints stay.
+        """
+        if self._saving is not None:
+            try:
+                self._saving.result()
+            finally:
+                if self._saving.done():
+                    self._saving = None
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns the newest good checkpoint as ``(step, state, facts)``; None where there is none at all.
@@ -75,8 +115,13 @@ class Checkpoints:
         Raises:
             UserError: the newest checkpoint is of another model, or all are damaged.
         """
-        damaged = []
-        for step in self.steps:
+        damaged, steps = [], self.steps
+        for step in self._folders.unfinished():
+            if not steps or step > steps[0]:
+                self._warn(
+                    f"the checkpoint of step {step} in {self.folder} was not written to its end; it does not count"
+                )
+        for step in steps:
             loaded = self.read(step)
             if isinstance(loaded, str):
                 damaged.append((step, loaded))
@@ -93,97 +138,103 @@ class Checkpoints:
             assert len(order) == len(names)
             return step, jax.tree.unflatten(tree, [leaves[name] for name in names]), facts
         if damaged:
-            step, reason = damaged[0]
+            step, what = damaged[0]
             raise UserError(
-                f"no checkpoint in {self.folder} can be read: that of step {step} is damaged ({reason}); "
+                f"no checkpoint in {self.folder} can be read: that of step {step} is damaged ({what}); "
                 "use another run folder"
             )
         return None
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | str:
         """Returns the leaves by name and the facts of one checkpoint, or in what way it is damaged."""
+        self._settle()
         try:
-            restored = self._open().restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
-                    facts=ocp.args.JsonRestore(),  # pyright: ignore[reportCallIssue]
-                ),
-            )
-            leaves, facts = restored["state"], dict(restored["facts"])
+            leaves, facts = self._folders.read(step)
+            _check_facts(facts)
             hashes = facts.pop("sha256")
-            leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            return _first_line(error)
+        except Unreadable as error:
+            return str(error)
+        except KeyError:
+            return "its facts lack the hashes of its arrays"
         for name in sorted(hashes.keys() | leaves.keys()):
-            if name not in leaves or name not in hashes or leaf_hash(leaves[name]) != hashes[name]:
+            if name not in leaves:
+                return f"{name} is missing"
+            if name not in hashes or leaf_hash(leaves[name]) != hashes[name]:
                 return f"the bytes of {name} are not those that were saved"
+        facts.pop("best_by", None)
         return leaves, facts
 
     def close(self) -> None:
-        """Waits for what is being written and closes orbax's manager."""
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        """Waits for what is being written and closes orbax's objects; raises what ``wait`` raises."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+                self._thread = None
+            self._folders.close()
 
-    def _check_room(self, size: int) -> None:
-        """Raises ``OSError`` where a file of ``size`` bytes does not fit: better now than in tensorstore's threads."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, max(size, 1))
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot reserve
-                    raise
+    def _settle(self) -> None:
+        """Waits for what is being written and leaves its error to ``wait``."""
+        if self._saving is not None:
+            wait_for([self._saving])
 
-    def _open(self, *, create: bool = False) -> ocp.CheckpointManager:
-        if self._manager is None:
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                item_names=("state", "facts"),
-                options=ocp.CheckpointManagerOptions(
-                    create=create,
-                    enable_async_checkpointing=False,
-                    preservation_policy=LatestN(_KEEP),
-                    atomicity_options=AtomicityOptions(AtomicityMode.COMMIT_FILE),
-                    cleanup_tmp_directories=create,
-                ),
-            )
-        return self._manager
+    def _write(self, step: int, leaves: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Hashes and writes a checkpoint and deletes those that are not kept; runs beside the training."""
+        try:
+            hashes = {name: leaf_hash(leaf) for name, leaf in leaves.items()}
+            self._folders.write(step, leaves, {**facts, "sha256": hashes, "facts_sha256": _facts_hash(facts)})
+            self._given_up.discard(step)
+            for old in self._superfluous():
+                self._folders.delete(old)
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise UserError(
+                f"cannot save the checkpoint of step {step} to {self.folder}: {reason(error)}; "
+                "earlier checkpoints are kept"
+            ) from error
+
+    def _superfluous(self) -> list[int]:
+        steps = self._folders.finished()
+        kept = {*steps[: self._keep], self._best_of(steps) if self._keep_best else None}
+        return [step for step in steps if step not in kept]
+
+    def _best_of(self, steps: list[int]) -> int | None:
+        scores = [(score, step) for step in steps if (score := self._score(step)) is not None]
+        return max(scores)[1] if scores else None
+
+    def _score(self, step: int) -> float | None:
+        try:
+            facts = self._folders.read_facts(step)
+            _check_facts(facts)
+        except Unreadable:
+            return None
+        return facts.get("best_by")
 
     def _set_aside(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way of the next one of that step."""
         aside = self.folder.with_name(self.folder.name + "-damaged")
-        aside.mkdir(exist_ok=True)
         target = aside / str(step)
-        if target.exists():
-            shutil.rmtree(target)
-        self.close()
-        os.replace(self.folder / str(step), target)
+        try:
+            aside.mkdir(exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(self.folder / str(step), target)
+        except OSError as error:
+            self._given_up.add(step)
+            self._warn(f"the damaged checkpoint of step {step} cannot be moved to {aside}: {reason(error)}")
 
 
-def named_leaves(state: Any, *, abstract: bool = False) -> dict[str, Any]:
-    """Returns the leaves of a pytree by name, as NumPy arrays or, if ``abstract``, as they are; in a fixed order."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(state)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".").replace("/", ".") for path, _ in flat]
-    assert len(set(names)) == len(names)
-    leaves = [leaf for _, leaf in flat]
-    return dict(zip(names, leaves if abstract else map(np.asarray, jax.device_get(leaves)), strict=True))
+def _facts_hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def leaf_hash(leaf: np.ndarray) -> str:
-    """Returns the sha256 of an array's dtype, shape and bytes."""
-    digest = hashlib.sha256(f"{leaf.dtype.name}{leaf.shape}".encode())
-    digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()
-
-
-def whole_hash(leaves: dict[str, np.ndarray]) -> str:
-    """Returns one sha256 over all leaves in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(leaves):
-        digest.update(f"{name} {leaf_hash(leaves[name])}\n".encode())
-    return digest.hexdigest()
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Takes the hash of the facts out of them; raises ``Unreadable`` where they are not those that were saved."""
+    rest = {name: value for name, value in facts.items() if name != "sha256"}
+    wanted = rest.pop("facts_sha256", None)
+    if wanted is not None and wanted != _facts_hash(rest):  # older checkpoints have none
+        raise Unreadable("its facts are not those that were saved")
+    facts.pop("facts_sha256", None)
 
 
 def _check_same(wanted: dict[str, Any], found: dict[str, np.ndarray], step: int) -> None:
@@ -198,14 +249,3 @@ def _check_same(wanted: dict[str, Any], found: dict[str, np.ndarray], step: int)
                 f"the checkpoint of step {step} is of another model: {name} must be {want.dtype} {list(want.shape)}, "
                 f"got {leaf.dtype} {list(leaf.shape)}"
             )
-
-
-def _reason(error: BaseException) -> str:
-    """Returns the system's own word for what went wrong, where there is one in the text."""
-    code = getattr(error, "errno", None) or next(iter(re.findall(r"os_error_code='(\d+)'", str(error))), None)
-    return os.strerror(int(code)) if code else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back to the bit, damage is seen, another model is refused."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,7 +29,7 @@ def later(step: int):
 
 
 def damage(folder, step: int) -> None:
-    """Flips one bit in every file that holds arrays of a checkpoint."""
+    """Flips one bit in every file that holds arrays of a checkpoint that is on disk."""
     files = [file for file in (folder / str(step) / "state").rglob("d/*") if file.is_file()]
     assert files
     for file in files:
@@ -61,6 +62,7 @@ def test_two_are_kept(checkpoints):
 def test_a_flipped_bit_is_seen_and_the_checkpoint_before_it_is_taken(checkpoints):
     checkpoints.save(1, later(1), {})
     checkpoints.save(2, later(2), {})
+    checkpoints.wait()
     damage(checkpoints.folder, 2)
     step, state, _ = checkpoints.restore(like(STATE))
     assert step == 1 and state["step"] == 1
@@ -73,6 +75,7 @@ def test_a_flipped_bit_is_seen_and_the_checkpoint_before_it_is_taken(checkpoints
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_when_all_are_damaged_nothing_is_made_up(checkpoints):
     checkpoints.save(1, later(1), {})
+    checkpoints.wait()
     damage(checkpoints.folder, 1)
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
         checkpoints.restore(like(STATE))
@@ -98,6 +101,26 @@ def test_an_unfinished_save_does_not_count(checkpoints):
     checkpoints.close()
     (checkpoints.folder / "2").mkdir()
     assert checkpoints.restore(like(STATE))[0] == 1
+    assert checkpoints.warnings == [
+        f"the checkpoint of step 2 in {checkpoints.folder} was not written to its end; it does not count"
+    ]
+    checkpoints.save(2, later(2), {})
+    assert checkpoints.restore(like(STATE))[0] == 2
+
+
+def test_a_step_is_saved_once(checkpoints):
+    checkpoints.save(1, later(1), {})
+    with pytest.raises(UserError, match=r"step 1 .* there is one already"):
+        checkpoints.save(1, later(2), {})
+    assert checkpoints.restore(like(STATE))[1]["step"] == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int4, np.bool_, np.uint8])
+def test_every_dtype_comes_back(checkpoints, dtype):
+    checkpoints.save(1, {"x": jnp.arange(6).astype(dtype)}, {})
+    _, state, _ = checkpoints.restore({"x": np.zeros(6, dtype)})
+    np.testing.assert_array_equal(state["x"], np.arange(6).astype(dtype))
+    assert state["x"].dtype == dtype
 
 
 def test_the_hash_sees_every_leaf():
