@@ -77,7 +77,7 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
         calibrate(template, _calibration_batches(config, dataset, damaged))
         return Network.of(template)
 
-    checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn)
+    checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn, config.keep_checkpoints)
     phase = Phase(
         "quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop, damaged, bad_steps
     )
@@ -146,7 +146,7 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
         changed = differences(as_dict(wanted)["model"], as_dict(config)["model"], "model.")
         if changed:
             raise UserError(f"`start_from` must be a run of the same network, but it differs in {', '.join(changed)}")
-    checkpoints = Checkpoints(source.checkpoints("float"), log.warn)
+    checkpoints = Checkpoints(source.checkpoints("float"), log.warn, config.keep_checkpoints)
     whose = "this run" if source is folder else "the run of `start_from`"
     on_first(lambda: _check_classes(checkpoints, config, dataset, whose))
     settings = dataclasses.replace(wanted.pretraining)

@@ -118,6 +118,7 @@ class Phase:
                 self.log.flush()
                 self.log.end_phase()
             state = gathered(self.mesh, state)
+        hosts.on_first(self.checkpoints.wait)
         return Network(skeleton, local(state.evaluated), local(state.rest))
 
     def _restored(self, template: Network, abstract: TrainState):
@@ -198,6 +199,7 @@ class Phase:
                     self._save(now, codes, done, accuracy)
                     saved = done
                     if stopping:
+                        hosts.on_first(self.checkpoints.wait)
                         self.stop.check(
                             f"at step {self.first_step + saved}, which is saved; the same command goes on from here"
                         )
@@ -293,6 +295,6 @@ class Phase:
 
         def save():
             if done not in self.checkpoints.steps:
-                self.checkpoints.save(done, {"train": state, "codes": codes}, facts)
+                self.checkpoints.save(done, {"train": state, "codes": codes}, facts, best_by=accuracy)
 
         hosts.on_first(save)
