@@ -53,8 +53,9 @@ def sent(tree: T) -> T:
         return tree
 
     def send(leaf):
-        array = np.ascontiguousarray(leaf)
-        found = np.asarray(multihost_utils.broadcast_one_to_all(np.atleast_1d(array).view(np.uint8)))
+        array = np.asarray(leaf)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        found = np.asarray(multihost_utils.broadcast_one_to_all(data))
         return found.view(array.dtype).reshape(array.shape)
 
     return jax.tree.map(send, tree)
