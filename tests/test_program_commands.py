@@ -58,13 +58,13 @@ def test_inspect_of_a_program_shows_its_layers_and_sums(command, program_file):
     program = lq.integer.load(program_file)
     fields = json.loads(command("inspect", program_file, "--json").output)
     assert fields["version"] == 3 and fields["bytes"] == program_file.stat().st_size
-    assert fields["input_shapes"] == [["b*1", 8, 8, 1]] and fields["input_dtypes"] == ["float32"]
+    assert fields["input_shapes"] == [["b*1", 8, 8, 1]] and fields["input_dtypes"] == ["uint8"]
     assert [layer["path"] for layer in fields["layers"]] == [layer.path for layer in program.layers]
     assert fields["layers"][0]["accumulator_high"] == program.layers[0].accumulator_high
     assert any("nearest" in (layer["requantizer"] or "") for layer in fields["layers"])
     assert fields["multiply_adds"] == sum(layer["multiply_adds"] for layer in fields["layers"])
     text = command("inspect", program_file).output
-    assert "version 3" in text and "float32 [n, 8, 8, 1]" in text and str(program.summary()) in text
+    assert "version 3" in text and "uint8 [n, 8, 8, 1]" in text and str(program.summary()) in text
     assert f"{program.layers[0].accumulator_high:,}" in text and "multiplier and shift" in text
 
 
