@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .calibration import STARTS, init_scale
 from .layers import QuantConv, QuantLinear
-from .observe import layer_inputs
+from .observe import observed
 from .ops.floats import conv_general_dilated
 from .paths import QuantLayer, products, quantized_layers
 from .spec import QuantSpec
@@ -134,9 +134,10 @@ def set_progress(model: nnx.Module, fraction: Float[ArrayLike, ""]) -> None:
 def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = None) -> None:
     r"""Sets every scale of ``model``, in place, from its weights and from the inputs its layers see.
 
-    The model runs in float, in evaluation mode. A layer's input scale is the mean over batches of ``init_scale`` (the
+    The model runs in float, in evaluation mode. A layer's input scale is the mean over its calls of ``init_scale`` (the
     largest, for ``how="max"``). An offset (LSQ+) starts at the smallest input of an unsigned quantizer and at the
-    middle of the range of a signed one.
+    middle of the range of a signed one. Layers may be called inside ``jax.jit``, ``jax.checkpoint``, loops and the
+    like (a turn of a loop is a call); on one device then.
 
     Args:
         model: from ``quantize_model``, or with ``QuantConv`` and ``QuantLinear`` layers of your own.
@@ -152,38 +153,21 @@ def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = Non
     layers = quantized_layers(model)
     if not layers:
         raise ValueError("`model` has no quantized layer to calibrate: call quantize_model(model, rules) first")
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def observe(state, batch):
-        copy = nnx.merge(graph, state)
-        calls = layer_inputs(copy, batch, in_float=True)
-        return {
-            path: _observation(layer, calls[path], how)
-            for path, layer in quantized_layers(copy)
-            if layer.inputs is not None
-        }
-
+    observe = observed(model, lambda layer, calls: _observation(layer, calls, how), in_float=True)
     seen = []
     for index, batch in enumerate(batches):
         batch = jnp.asarray(batch)
         if jnp.issubdtype(batch.dtype, jnp.floating) and not bool(jnp.isfinite(batch).all()):
             raise ValueError(f"batch {index} for calibration must be finite, got NaN or infinity in it")
-        try:
-            seen.append(jax.device_get(observe(state, batch)))
-        except jax.errors.UnexpectedTracerError as error:
-            raise ValueError(
-                "cannot see the inputs of layers that the model calls inside jax.jit, jax.checkpoint or a loop; "
-                "calibrate it without them, or set the scales with set_scales"
-            ) from error
+        seen.append(jax.device_get(observe(batch)))
     if not seen:
         raise ValueError("`batches` must hold at least one batch to calibrate from, got none")
     for path, layer in layers:
         try:
-            _set_from(layer, [observed[path] for observed in seen] if layer.inputs is not None else [], how)
+            _set_from(layer, [found[path] for found in seen], how)
         except ValueError as error:
             raise ValueError(f"cannot calibrate layer {path!r}: {error}") from None
-        negative = [float(observed[path].negative) for observed in seen if path in observed and observed[path].calls]
+        negative = [float(found[path].negative) for found in seen if found[path].calls]
         cut_at_zero = layer.inputs is not None and not layer.inputs.signed and layer.input_offset is None
         if negative and cut_at_zero and np.mean(negative) > 0.01:
             share = 100 * np.mean(negative)
@@ -205,7 +189,8 @@ class _Observation:
 
 def _observation(layer: QuantLayer, calls: list[Array], how: str | None) -> _Observation:
     spec = layer.inputs
-    assert spec is not None
+    if spec is None:
+        return _Observation([], [], jnp.float32(0), 0)
     start = how or spec.method.input_start or "mse"
     scales, offsets, negative = [], [], jnp.float32(0)
     for x in calls:

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Integer
 
-from .observe import layer_inputs
-from .paths import products, quantized_layers
+from .observe import observed
+from .paths import QuantLayer, products, quantized_layers
 from .quantizers import quantize
 from .spec import QuantSpec
 
@@ -132,28 +132,20 @@ def layer_statistics(model: nnx.Module, inputs: Float[Array, "n ..."]) -> dict[s
         ValueError: a layer is not calibrated.
     """
     check_scales(model)
-    graph, state = nnx.split(model)
-    return {
-        path: {name: float(value) for name, value in values.items()}
-        for path, values in jax.device_get(_statistics(graph, state, inputs)).items()
-    }
+    found = jax.device_get(observed(model, _statistics, in_float=False)(inputs))
+    return {path: {name: float(value) for name, value in values.items()} for path, values in found.items()}
 
 
-@jax.jit(static_argnums=0)
-def _statistics(graph, state, inputs):
-    model = nnx.merge(graph, state)
-    calls = layer_inputs(model, inputs, in_float=False)
-    found = {}
-    for path, layer in quantized_layers(model):
-        found[path] = values = {}
-        if layer.weights is not None and layer.weight_scale is not None:
-            _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
-        if layer.inputs is not None and layer.input_scale is not None and calls[path]:
-            x = calls[path][0]
-            if layer.input_offset is not None:
-                x = x - layer.input_offset[...]
-            _describe(values, "input", x, layer.input_scale[...], layer.inputs)
-    return found
+def _statistics(layer: QuantLayer, calls: list[Array]) -> dict[str, Array]:
+    values: dict[str, Array] = {}
+    if layer.weights is not None and layer.weight_scale is not None:
+        _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
+    if layer.inputs is not None and layer.input_scale is not None and calls:
+        x = calls[0]
+        if layer.input_offset is not None:
+            x = x - layer.input_offset[...]
+        _describe(values, "input", x, layer.input_scale[...], layer.inputs)
+    return values
 
 
 def _describe(values, prefix, x, scale, spec: QuantSpec):

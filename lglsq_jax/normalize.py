@@ -26,7 +26,7 @@ class Normalize(nnx.Module):
     """
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float], unit: float | None = None):
-        centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        centre, spread = np.asarray(mean, np.float64), np.asarray(std, np.float64)
         if centre.ndim > 1 or spread.ndim > 1 or len({*centre.shape, *spread.shape}) > 1:
             raise ValueError(
                 f"`mean` and `std` must be numbers or one a channel, got the shapes {centre.shape} and {spread.shape}"
@@ -41,6 +41,6 @@ class Normalize(nnx.Module):
         integer = jnp.issubdtype(x.dtype, jnp.integer)
         unit = self.unit if self.unit is not None else (1 / 255 if integer else 1.0)
         x = x.astype(jnp.float32) if integer else x
-        gain = np.float32(unit) / np.asarray(self.std, np.float32)
-        shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        std = np.asarray(self.std)
+        gain, shift = unit / std, np.asarray(self.mean) / std
         return x * gain.astype(x.dtype) - shift.astype(x.dtype)

@@ -1,31 +1,81 @@
 """What the quantized layers of a model are given when it runs."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
-from .paths import quantized_layers
+from .paths import QuantLayer, quantized_layers
+
+T = TypeVar("T")
 
 
-def layer_inputs(model: nnx.Module, batch: Float[Array, "n ..."], *, in_float: bool) -> dict[str, list[Array]]:
-    """Runs ``model`` in evaluation mode and returns what each quantized layer was given, one array a call.
+def observed(
+    model: nnx.Module, measure: Callable[[QuantLayer, list[Array]], T], *, in_float: bool
+) -> Callable[[Shaped[Array, "n ..."]], dict[str, T]]:
+    """Returns a function of a batch, compiled: what ``measure`` makes of each quantized layer and its inputs.
 
-    Works while JAX is tracing. Batch statistics and everything else of ``model`` stay as they are.
+    Batch statistics and everything else of ``model`` stay as they are. What a layer is given inside ``jax.jit``,
+    ``jax.checkpoint``, a loop, a branch or ``vmap`` is no value of the model's own trace: where one is asked for, the
+    inputs of all layers are handed out by callbacks instead, which works on one device. A loop makes a call of each
+    turn, ``vmap`` of each sample.
 
     Args:
-        model: with quantized layers.
-        batch: what the model takes.
+        model: with quantized layers; it runs in evaluation mode.
+        measure: from a layer and its inputs, one array a call, to a pytree of arrays.
         in_float: run every layer in float, as before quantization.
     """
+    graph, state = nnx.split(model)
+    given: dict[str, list[Array]] = {}
+
+    @jax.jit
+    def handing_out(state, batch):
+        def hand_out(path, x):
+            jax.debug.callback(lambda x: given.setdefault(path, []).append(x), x, ordered=True)
+
+        _run(nnx.merge(graph, state), batch, in_float, hand_out)
+
+    inside = False  # whether some layer was found inside a transformation
+
+    def observe(batch):
+        nonlocal inside
+        if not inside:
+            try:
+                return _observed_within(graph, measure, in_float, state, batch)
+            except jax.errors.UnexpectedTracerError:
+                inside = True
+        given.clear()
+        handing_out(state, batch)
+        jax.effects_barrier()
+        return _measured(graph, measure, state, given)
+
+    return observe
+
+
+@jax.jit(static_argnums=(0, 1, 2))
+def _observed_within(graph, measure, in_float: bool, state, batch):
+    calls: dict[str, list[Array]] = {}
+    _run(nnx.merge(graph, state), batch, in_float, lambda path, x: calls.setdefault(path, []).append(x))
+    return _measured(graph, measure, state, calls)
+
+
+@jax.jit(static_argnums=(0, 1))
+def _measured(graph, measure, state, calls: dict[str, list[Array]]):
+    model = nnx.merge(graph, state)
+    return {path: measure(layer, calls.get(path, [])) for path, layer in quantized_layers(model)}
+
+
+def _run(model: nnx.Module, batch, in_float: bool, see: Callable[[str, Array], None]) -> None:
+    """Runs a copy of ``model`` in evaluation mode; ``see`` gets the path of each quantized layer and its input."""
     copy = nnx.merge(*nnx.split(model))
     copy.eval()
-    seen: dict[str, list[Array]] = {}
     for path, layer in quantized_layers(copy):
-        calls = seen[path] = []
 
-        def observer(x, calls=calls):
-            calls.append(x)
+        def observer(x, path=path):
+            see(path, x)
             return in_float
 
         object.__setattr__(layer, "observer", observer)  # past nnx: not a part of the module's state
     copy(batch)
-    return seen

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 
 import lglsq_jax as lq
 
@@ -263,6 +264,56 @@ def test_what_cannot_be_calibrated_is_one_sentence(call, sentence):
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == sentence
+
+
+TRANSFORMED = {
+    "jit": lambda f, x: jax.jit(f)(x),
+    "checkpoint": lambda f, x: jax.checkpoint(f)(x),
+    "branch": lambda f, x: lax.cond(x.sum() < jnp.inf, f, lambda x: x, x),
+    "scan": lambda f, x: lax.scan(lambda x, _: (f(x), None), x, None, length=2)[0],
+    "loop": lambda f, x: lax.fori_loop(0, 2, lambda _, x: f(x), x),
+}
+
+
+class Transformed(nnx.Module):
+    """A layer that is called inside a transformation, twice where it is a loop."""
+
+    def __init__(self, how, rngs):
+        self.first, self.second = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+        self.how = how
+
+    def __call__(self, x):
+        def block(module, x):
+            return jnp.tanh(module(x))
+
+        x = self.first(x)
+        if self.how == "nnx.jit":
+            return nnx.jit(block)(self.second, x)
+        if self.how == "nnx.remat":
+            return nnx.remat(block)(self.second, x)
+        if self.how == "nnx.scan":
+            turn = nnx.scan(lambda x, module: block(module, x), in_axes=(nnx.Carry, None), out_axes=nnx.Carry, length=2)
+            return turn(x, self.second)
+        if self.how.startswith("plain"):
+            for _ in range(2 if self.how == "plain twice" else 1):
+                x = block(self.second, x)
+            return x
+        return TRANSFORMED[self.how](lambda x: block(self.second, x), x)
+
+
+@pytest.mark.parametrize("how", [*TRANSFORMED, "nnx.jit", "nnx.remat", "nnx.scan"])
+def test_layers_inside_a_transformation_are_calibrated_as_outside(how):
+    plain = "plain twice" if how in ("scan", "loop", "nnx.scan") else "plain"
+    one, other = (lq.quantize_model(Transformed(kind, nnx.Rngs(0)), EVERYTHING) for kind in (how, plain))
+    batches = [jnp.asarray(np.random.default_rng(seed).normal(size=(8, 4)), jnp.float32) for seed in (0, 1)]
+    for model in (one, other):
+        lq.calibrate(model, batches)
+        model.eval()
+    found, expected = (nnx.to_pure_dict(nnx.state(model)) for model in (one, other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    statistics = [lq.layer_statistics(model, batches[0]) for model in (one, other)]
+    assert statistics[0].keys() == {"first", "second"}
+    assert statistics[0]["second"] == pytest.approx(statistics[1]["second"], abs=0.02)
 
 
 def test_weights_alone_need_no_layer_to_be_reached():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lglsq_jax as lq
+from lglsq_jax.integer.export.onnx_file import save_onnx
 from lglsq_jax.training.folder import RunFolder
 
 
@@ -54,17 +55,43 @@ def test_export_of_a_run_goes_to_its_integer_folder_or_where_it_is_told(command,
     assert (tmp_path / "program.stablehlo").exists() and (tmp_path / "program.h").exists()
 
 
+@pytest.mark.parametrize("form", ["integer", "qdq"])
+def test_export_checks_the_onnx_model_on_all_test_images(form, command, finished_run, tmp_path):
+    place = ["--onnx", "--onnx-form", form, "--output", tmp_path / "mine.onnx", "--check"]
+    again = ["export", finished_run, *place]
+    outcome = command(*again, "--json")
+    assert outcome.status == 0, outcome.error
+    check, summary = json.loads(outcome.output)["onnx_check"], json.loads((finished_run / "summary.json").read_text())
+    assert check["samples"] == check["same_class"] == 360 and check["integers"] == (form == "integer")
+    assert check["top1"] == check["program_top1"] == summary["integer"]["top1"]
+    if form == "integer":
+        assert check["equal_logits"] == 360 and check["max_logit_difference"] == 0
+        text = command(*again).output.splitlines()[1]
+        assert "on 360 test images: int32 logits equal to the program's for 360 (largest difference 0)" in text
+    else:
+        assert check["equal_logits"] >= 359 and "float32 logits within 1e-05 of" in command(*again).output
+
+
+def test_export_of_a_model_that_is_not_the_program_fails_the_check(command, finished_run, tmp_path, monkeypatch):
+    other = with_other_weights(Path(shutil.copy(RunFolder(finished_run).program_file, tmp_path / "network")))
+    wrong = lq.integer.load(other)
+    monkeypatch.setattr(lq.integer.IntegerProgram, "to_onnx", lambda self, path, form: save_onnx(wrong, path, form, 21))
+    outcome = command("export", finished_run, "--onnx", "--output", tmp_path / "mine.onnx", "--check")
+    assert outcome.status == 1 and "FAILED: the int32 logits of " in outcome.error
+    assert "of 360 samples differ" in outcome.error
+
+
 def test_inspect_of_a_program_shows_its_layers_and_sums(command, program_file):
     program = lq.integer.load(program_file)
     fields = json.loads(command("inspect", program_file, "--json").output)
     assert fields["version"] == 3 and fields["bytes"] == program_file.stat().st_size
-    assert fields["input_shapes"] == [["b*1", 8, 8, 1]] and fields["input_dtypes"] == ["float32"]
+    assert fields["input_shapes"] == [["b*1", 8, 8, 1]] and fields["input_dtypes"] == ["uint8"]
     assert [layer["path"] for layer in fields["layers"]] == [layer.path for layer in program.layers]
     assert fields["layers"][0]["accumulator_high"] == program.layers[0].accumulator_high
     assert any("nearest" in (layer["requantizer"] or "") for layer in fields["layers"])
     assert fields["multiply_adds"] == sum(layer["multiply_adds"] for layer in fields["layers"])
     text = command("inspect", program_file).output
-    assert "version 3" in text and "float32 [n, 8, 8, 1]" in text and str(program.summary()) in text
+    assert "version 3" in text and "uint8 [n, 8, 8, 1]" in text and str(program.summary()) in text
     assert f"{program.layers[0].accumulator_high:,}" in text and "multiplier and shift" in text
 
 
@@ -94,6 +121,8 @@ ERRORS = {
     "export of a folder that is no run": (lambda f: ["export", f.parent, "--onnx"], "is it a run?"),
     "export without a program": (lambda f: ["export", "--onnx"], "RUN must be given"),
     "form without a model": (lambda f: ["export", f, "--c-header", "--onnx-form", "qdq"], "must be given too"),
+    "check without a model": (lambda f: ["export", f, "--c-header", "--check"], "must be given too"),
+    "check without images": (lambda f: ["export", f, "--onnx", "--check"], "needs the test images of a run"),
     "unknown form": (lambda f: ["export", f, "--onnx", "--onnx-form", "onx"], "onx"),
     "several formats in one file": (
         lambda f: ["export", f, "--onnx", "--c-header", "--output", f.parent / "one"],
@@ -120,6 +149,12 @@ def test_a_mistake_with_a_program_is_one_sentence(case, command, program_file):
 def test_export_without_the_package_onnx_names_it(command, program_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert_one_sentence(command("export", program_file, "--onnx"), "pip install")
+
+
+def test_a_check_without_the_package_onnxruntime_names_it(command, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    arguments = "export", finished_run, "--onnx", "--check", "--output", tmp_path / "mine.onnx"
+    assert_one_sentence(command(*arguments), "pip install")
 
 
 def assert_one_sentence(outcome, expected: str) -> None:

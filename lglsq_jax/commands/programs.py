@@ -41,6 +41,10 @@ def _opened(path: str) -> tuple[Any, Path]:
 
 def _export(options: Any) -> Result:
     formats = _formats(options)
+    if options.check and not options.onnx:
+        raise UserError("`--check` is an option of `--onnx`, which must be given too")
+    if options.check and is_program_file(options.run):
+        raise UserError(f"`--check` needs the test images of a run, got {options.run!r}, which is a program's file")
     program, source = _opened(options.run)
     written = []
     for kind, write, place in list(_targets(options, formats, source)):  # every place is checked before the first
@@ -48,7 +52,21 @@ def _export(options: Any) -> Result:
             write(program, place)
         written.append({"format": kind, "path": str(place), "bytes": place.stat().st_size})
     lines = [f"wrote {each['path']}, {each['bytes']:,} bytes" for each in written]
-    return Result({"program": str(source), "written": written}, "\n".join(lines))
+    fields, failed = {"program": str(source), "written": written}, ""
+    if options.check:
+        report = _checked(options.run, program, next(each["path"] for each in written if each["format"] == "onnx"))
+        fields["onnx_check"] = dataclasses.asdict(report)
+        lines, failed = [*lines, str(report)], report.failed
+    return Result(fields, "\n".join(lines), failed)
+
+
+def _checked(run: str, program: Any, file: str) -> Any:
+    from ..data import open_dataset
+    from ..training.folder import RunFolder
+    from ..training.onnx_check import check_onnx
+
+    _, config = RunFolder.existing(run)
+    return check_onnx(file, program, open_dataset(config.data), config)
 
 
 def _formats(options: Any) -> dict[str, Any]:
@@ -163,6 +181,10 @@ def _export_options() -> type:
             ("run", positional("RUN", _WHERE)),
             ("onnx", *switch("Write an ONNX model.")),
             ("onnx_form", *setting(Literal["integer", "qdq"], forms)),
+            (
+                "check",
+                *switch("Run the ONNX model in ONNX Runtime on all test images of the run; status 1 if it differs."),
+            ),
             ("stablehlo", *switch("Write a jax.export artefact.")),
             ("c_header", *switch("Write a C99 header.")),
             ("output", *setting(str, place)),

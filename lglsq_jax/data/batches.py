@@ -1,6 +1,6 @@
 """How one batch is made of its indices, in whichever thread or process: picklable functions of data and config.
 
-Images stay uint8 until ``Normalized``, which is applied in the main process: a worker then hands over a quarter of the
+Images stay uint8 until ``Finished``, which is applied in the main process: a worker then hands over a quarter of the
 bytes, and making them float32 is the copy out of shared memory that would be needed anyway.
 """
 
@@ -115,19 +115,22 @@ class EvalBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Normalized:
-    """Makes float32 of the images of a batch, with zeros where it is masked; all its arrays are new.
+class Finished:
+    """A batch as it is handed out: its images normalized or raw, zeros where it is masked; all its arrays are new.
 
     Attributes:
         dataset: mean and standard deviation.
+        raw: whether images stay uint8 as they are.
     """
 
     dataset: Dataset
+    raw: bool = False
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         finished = {key: np.array(value) for key, value in batch.items() if key != "image"}
         if "image" in batch:
-            finished = {"image": normalize(self.dataset, np.asarray(batch["image"])), **finished}
+            image = np.array(batch["image"]) if self.raw else normalize(self.dataset, np.asarray(batch["image"]))
+            finished = {"image": image, **finished}
         if "mask" in batch:
             finished["image"][~batch["mask"]] = 0
         return finished

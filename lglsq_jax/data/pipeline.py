@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UserError
-from .batches import AugmentedBatch, EvalBatch, Normalized, TrainBatch
+from .batches import AugmentedBatch, EvalBatch, Finished, TrainBatch
 from .config import DataConfig, whole_number
 from .damaged import DamagedImages
 from .dataset import ArraySamples, AugmentedSamples, Dataset, Samples
@@ -86,9 +86,9 @@ def train_batches(
     if isinstance(samples, AugmentedSamples):
         batches = batches.map_with_index(Batches(AugmentedBatch(dataset, samples, config, seed, rows)))
         damaged = damaged or DamagedImages(samples, config.max_damaged, warnings.warn)
-        return _opened(dataset, batches[first_step:], samples, config.workers, damaged.take)
+        return _opened(batches[first_step:], samples, config.workers, Finished(dataset), damaged.take)
     batches = batches.random_map(Batches(TrainBatch(dataset, config, rows)))
-    return _opened(dataset, batches[first_step:], samples, config.workers)
+    return _opened(batches[first_step:], samples, config.workers, Finished(dataset))
 
 
 def batch_indices(dataset: Dataset, config: DataConfig, seed: int, step: int) -> np.ndarray:
@@ -105,15 +105,23 @@ def _places(dataset: Dataset, seed: int) -> grain.MapDataset:
 
 
 def eval_batches(
-    dataset: Dataset, config: DataConfig, *, host: int = 0, hosts: int = 1
+    dataset: Dataset, config: DataConfig, *, host: int = 0, hosts: int = 1, raw: bool = False
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every test sample once, in order, in batches of one size; of several hosts, each gets its rows of every batch.
 
+    Args:
+        dataset: the data.
+        config: batch size, preparation of images of any size, workers.
+        host: which of the hosts this is, from 0.
+        hosts: how many there are.
+        raw: whether images are handed out as uint8 pixels, cropped and resized but not normalized: what an integer
+            program takes that begins with :class:`lglsq_jax.Normalize`.
+
     Returns:
-        Batches of ``image`` (float32 [b/hosts h w c], normalized), ``label`` (int32 [b/hosts]) and ``mask`` (bool
-        [b/hosts]) with ``b = eval_batch_size``. Where ``mask`` is False, at the end of the last batch, image and label
-        are 0. Every host gets the same number of batches. Images that are decoded one by one are prepared by
-        ``workers`` processes, those in memory by a thread.
+        Batches of ``image`` (float32 [b/hosts h w c], normalized; uint8 where ``raw``), ``label`` (int32 [b/hosts])
+        and ``mask`` (bool [b/hosts]) with ``b = eval_batch_size``. Where ``mask`` is False, at the end of the last
+        batch, image and label are 0. Every host gets the same number of batches. Images that are decoded one by one
+        are prepared by ``workers`` processes, those in memory by a thread.
 
     Raises:
         UserError: ``eval_batch_size`` is no multiple of ``hosts``; while iterating, an image cannot be decoded (it is
@@ -129,7 +137,8 @@ def eval_batches(
     # Workers that have come to an end leave shared memory behind when they are closed: they go on with empty batches.
     batches = grain.MapDataset.range(0, EPOCHS * size, size).map(Batches(EvalBatch(dataset, rows)))
     workers = 0 if isinstance(samples, ArraySamples) else min(config.workers, len(starts))
-    return _counted(_opened(dataset, batches, samples, workers), dataset, len(starts), share)
+    stream = _opened(batches, samples, workers, Finished(dataset, raw))
+    return _counted(stream, dataset, len(starts), share)
 
 
 def _host_rows(field: str, size: int, host: int, hosts: int) -> range:
@@ -155,10 +164,10 @@ def _counted(batches: Stream, dataset: Dataset, length: int, count: int) -> Iter
 
 
 def _opened(
-    dataset: Dataset,
     batches: grain.MapDataset,
     samples: Samples,
     workers: int,
+    finish: Finished,
     look: Callable[[dict[str, Any]], None] | None = None,
 ) -> Stream:
     """Starts to make batches: in worker processes, or else in one thread where samples are in memory (more would wait
@@ -169,11 +178,11 @@ def _opened(
     ahead = BATCHES_AHEAD_IN_WORKER if workers else max(BATCHES_AHEAD, threads)
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     if not workers:
-        return Stream(batches.map(Normalized(dataset)).to_iter_dataset(reading), look=look)
+        return Stream(batches.map(finish).to_iter_dataset(reading), look=look)
     _mark_flags_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD_IN_WORKER)
     stream = batches.to_iter_dataset(reading).mp_prefetch(options, worker_init_fn=_stay_off_the_accelerator)
-    return Stream(stream.map(Normalized(dataset)), look=look)
+    return Stream(stream.map(finish), look=look)
 
 
 def _mark_flags_as_parsed() -> None:

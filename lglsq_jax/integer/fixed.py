@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,16 @@ def _term_shift(scale: np.ndarray, largest_number: int, shift: int) -> int:
     while room > 0 and round(largest * 2.0 ** (shift + room)) >= 2**_MULTIPLIER_BITS:
         room -= 1
     return max(0, min(wanted, room, 62))
+
+
+def least_sums(codes: Any, shift: int) -> Any:
+    """Returns the smallest sum that ``round(sum / 2**shift)``, halves to even, takes to each code or above.
+
+    Args:
+        codes: whole numbers, one or an array; results are of their type, which must hold ``codes << shift``.
+        shift: at least 1.
+    """
+    return (codes << shift) - (1 << (shift - 1)) + codes % 2
 
 
 def split(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from .program import IntegerProgram
 from .rules import RULES
 from .rules.context import Context
 from .tables import tabulated
-from .trace import Equation, Trace, Variable, trace
+from .trace import Equation, Trace, Variable, scoped, trace
 
 
 def lower(
@@ -54,10 +54,7 @@ def lower(
             raise ValueError(f"`example_input` must be a float, uint8 or int8 array, got {example.dtype}")
         if example.ndim < 1:
             raise ValueError(f"`example_input` must have a batch axis, got shape {example.shape}")
-    if isinstance(model, nnx.Module):
-        check_evaluation_mode(model)
-        check_scales(model)
-    traced = trace(model, *examples)
+    traced = trace(as_function(model) if isinstance(model, nnx.Module) else model, *examples)
     inputs = [_input(index, argument, traced.batch) for index, argument in enumerate(traced.arguments)]
     value = _interpret(traced, inputs)
     if isinstance(value, Curve):
@@ -68,6 +65,24 @@ def lower(
         raise LoweringError("the model's output depends on its input without a quantizer between; quantize its layers")
     logits = fixed_point(value, "output")
     return emit(logits, inputs)
+
+
+def as_function(model: nnx.Module) -> Callable:
+    """Returns a model as a plain function, in whose programs layers keep the model's own paths.
+
+    For what begins or ends outside the model, without a module around it that would prefix every path::
+
+        network, normalize = lq.integer.as_function(model), lq.Normalize(mean, std)
+        program = lq.integer.lower(lambda images: network(normalize(images)), images)
+
+    The function holds the model's arrays as they are now.
+
+    Raises:
+        ValueError: the model is in training mode or has a scale that is not finite and positive (names the module).
+    """
+    check_evaluation_mode(model)
+    check_scales(model)
+    return scoped(model)
 
 
 def check_evaluation_mode(model: nnx.Module) -> None:

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .fixed import FixedPoint
+from .fixed import FixedPoint, least_sums
 from .node import INT32_MAX, Node, aligned
 
 _MOST_CODES = 256
@@ -72,10 +72,9 @@ def made_nearest(node: Node, fixed: FixedPoint) -> FixedPoint | None:
     """
     rows = _rows(node)
     shape, first = rows.shape, rows.first
-    half, shift = 1 << (fixed.shift - 1), fixed.shift
-    near = np.abs(rows.codes).astype(float) * 2.0**shift < _LARGEST_SUM  # no sum reaches the other codes' ends
+    near = np.abs(rows.codes).astype(float) * 2.0**fixed.shift < _LARGEST_SUM  # no sum reaches the other codes' ends
     codes, first = rows.codes[near], first[:, near]
-    ends = (codes << shift) - half + codes % 2
+    ends = least_sums(codes, fixed.shift)
     multiplier, bias = fixed.multipliers[0].astype(np.int64), fixed.bias
     (extra,) = fixed.term_shifts
     multiplier, bias = aligned(multiplier, len(shape)), aligned(bias, len(shape))

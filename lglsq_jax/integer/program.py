@@ -117,14 +117,16 @@ class IntegerProgram:
         return jax.jit(lambda *inputs: self._single(self._run_encode(inputs)))
 
     @functools.cached_property
-    def _entries(self) -> list[int]:
-        """Where the codes come in: every encode, and every input that is integer already."""
-        integer = [jnp.issubdtype(dtype, jnp.integer) for dtype in self.input_dtypes]
-        return [
+    def entries(self) -> tuple[int, ...]:
+        """Positions of the instructions where codes come in: every encode, and every input that is integer already.
+
+        ``encode`` returns their codes in this order, and ``integer_body`` takes them so.
+        """
+        return tuple(
             index
             for index, step in enumerate(self.instructions)
-            if step.op == "encode" or (step.op == "input" and integer[step.attributes.get("index", 0)])
-        ]
+            if step.op == "encode" or (step.op == "input" and "int" in step.attributes.get("dtype", "float32"))
+        )
 
     @functools.cached_property
     def integer_body(self):
@@ -277,7 +279,7 @@ class IntegerProgram:
         codes = []
         batch = _batch_of(self.input_shapes, inputs)
         for index, step in enumerate(self.instructions):
-            if step.op == "input" and index in self._entries:
+            if step.op == "input" and index in self.entries:
                 codes.append(inputs[step.attributes.get("index", 0)])
             elif step.op == "input":
                 values[index] = inputs[step.attributes.get("index", 0)]
@@ -291,7 +293,7 @@ class IntegerProgram:
         self, codes, replace: Callable[[Instruction, Any], Any] = lambda step, value: value
     ) -> dict[int, Any]:
         given = list(codes) if isinstance(codes, tuple | list) else [codes]
-        entries = self._entries
+        entries = self.entries
         if len(given) != len(entries):
             raise ValueError(f"`codes` must hold {len(entries)} arrays as `encode` returns them, got {len(given)}")
         values = {}

@@ -39,16 +39,7 @@ def steps_of(
     Raises:
         LoweringError: the function has no number there, or turns too often.
     """
-    rows = int(np.prod(axes))
-
-    def code(n: np.ndarray) -> np.ndarray:
-        found = codes(n.reshape(*axes, n.shape[-1]))
-        return np.broadcast_to(found, (*axes, n.shape[-1])).reshape(rows, -1)
-
-    def value(n: np.ndarray) -> np.ndarray:
-        found = values(n.reshape(*axes, n.shape[-1]))
-        return np.broadcast_to(found, (*axes, n.shape[-1])).reshape(rows, -1)
-
+    rows, code, value = int(np.prod(axes)), _by_row(codes, axes), _by_row(values, axes)
     if high - low < _EVERY_INTEGER and (high - low + 1) * rows <= _MOST_SAMPLES:
         places = np.tile(np.arange(low, high + 1, dtype=np.int64), (rows, 1))
     else:
@@ -63,6 +54,16 @@ def steps_of(
     both = np.broadcast_shapes(thresholds.shape[:-1], results.shape[:-1])
     thresholds = np.broadcast_to(thresholds, (*both, at.shape[1]))
     return thresholds.astype(np.int32), np.broadcast_to(results, (*both, at.shape[1] + 1))
+
+
+def _by_row(sampler: Sampler, axes: tuple[int, ...]) -> Sampler:
+    """Returns the sampler on integers ``[rows, k]``, a row for each place of the leading axes."""
+
+    def sample(n: np.ndarray) -> np.ndarray:
+        found = sampler(n.reshape(*axes, n.shape[-1]))
+        return np.broadcast_to(found, (*axes, n.shape[-1])).reshape(n.shape)
+
+    return sample
 
 
 def _sample_places(value: Sampler, low: int, high: int, rows: int) -> np.ndarray:

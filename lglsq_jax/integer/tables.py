@@ -8,7 +8,7 @@ from .affine import Affine
 from .build import check_quantized, finest_step, fixed_point
 from .curve import Curve
 from .errors import LoweringError
-from .node import Node, aligned, smallest_dtype
+from .node import Node, aligned, compact, smallest_dtype
 from .steps import steps_of
 
 _MOST_ENTRIES = 4096  # integers that a table may cover; 8-bit codes take 256
@@ -92,10 +92,7 @@ def _integers(node: Node) -> np.ndarray:
 
 
 def _table(curve: Curve, node: Node, entries: np.ndarray, path: str, name: str) -> Node:
-    for axis in range(entries.ndim - 1):
-        first = entries.take([0], axis=axis)
-        if entries.shape[axis] > 1 and (entries == first).all():
-            entries = first
+    entries = compact(entries, kept=1)
     dtype = smallest_dtype(int(entries.min()), int(entries.max()))
     attributes = {"low": int(node.low.min()), "dtype": dtype}
     ends = entries.min(-1), entries.max(-1)

@@ -87,7 +87,7 @@ def trace(model: Callable, *examples: Any) -> Trace:
         ValueError: the model does not return exactly one array.
     """
     arrays = [jnp.asarray(example) for example in examples]
-    function = _scoped(model) if isinstance(model, nnx.Module) else model
+    function = scoped(model) if isinstance(model, nnx.Module) else model
     (batch,) = export.symbolic_shape("batch")
     try:
         closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in arrays))
@@ -161,8 +161,8 @@ def _variable(atom) -> Variable:
     return Variable(tuple(atom.aval.shape), getattr(atom.aval, "dtype", None))
 
 
-def _scoped(model: nnx.Module) -> Callable:
-    """Returns a copy of the model whose modules put their paths into the trace."""
+def scoped(model: nnx.Module) -> Callable:
+    """Returns a function that computes what the model does now, whose modules put their paths into the trace."""
     copy = nnx.clone(model)
     for path, module in list(named_modules(copy)):
         if callable(module):

@@ -1,7 +1,7 @@
 """From a trained quantized network to its integers, and what was measured on the way."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from safetensors.numpy import save as save_tensors
 from ..data import Dataset, eval_batches
 from ..errors import UserError
 from ..files import write_whole
-from ..integer import IntegerProgram, VerifyReport, load, lower, verify
+from ..integer import IntegerProgram, VerifyReport, as_function, load, lower, verify
+from ..normalize import Normalize
 from .checkpoints import named_leaves
 from .config import TrainConfig
 from .folder import RunFolder
@@ -33,9 +34,11 @@ def save_weights(folder: RunFolder, kind: str, network: Network) -> int:
 
 
 def make_program(folder: RunFolder, model: nnx.Module, dataset: Dataset) -> IntegerProgram:
-    """Lowers a model in evaluation mode, saves the program, and returns it as it was read back from the file."""
-    example = jax.numpy.zeros((1, *dataset.image_shape))
-    program = lower(model, example)
+    """Lowers a model in evaluation mode, saves the program, and returns it as it was read back from the file.
+
+    The program takes the pixels of the data as they are, uint8: normalizing them is its first step.
+    """
+    program = lower(on_pixels(model, dataset), jax.numpy.zeros((1, *dataset.image_shape), np.uint8))
     path = folder.program_file
     try:
         path.parent.mkdir(exist_ok=True)
@@ -43,6 +46,17 @@ def make_program(folder: RunFolder, model: nnx.Module, dataset: Dataset) -> Inte
     except OSError as error:
         raise UserError(f"cannot save the integer program to {path}: {error.strerror}") from None
     return load(path)
+
+
+def on_pixels(model: nnx.Module, dataset: Dataset) -> Callable:
+    """Returns the function of uint8 images that normalizes them as the data are for training, and applies the model."""
+    network, normalize = as_function(model), Normalize(dataset.mean, dataset.std)
+    return lambda images: network(normalize(images))
+
+
+def takes_pixels(program: IntegerProgram) -> bool:
+    """Whether a program takes uint8 images; those of earlier runs take normalized ones."""
+    return program.input_dtype == "uint8"
 
 
 def load_program(folder: RunFolder) -> IntegerProgram:
@@ -59,9 +73,11 @@ def load_program(folder: RunFolder) -> IntegerProgram:
     return load(folder.program_file)
 
 
-def test_images(dataset: Dataset, config: TrainConfig, stop: StopRequest | None = None) -> Iterator[dict[str, Any]]:
-    """Yields the test set as ``image`` and ``label``, the last batch at its true size."""
-    for batch in eval_batches(dataset, config.data):
+def test_images(
+    program: IntegerProgram, dataset: Dataset, config: TrainConfig, stop: StopRequest | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yields the test set as ``image``, as the program takes it, and ``label``; the last batch at its true size."""
+    for batch in eval_batches(dataset, config.data, raw=takes_pixels(program)):
         if stop is not None:
             stop.check("while the integers were made; the same command makes them again")
         mask = batch["mask"]
@@ -71,7 +87,7 @@ def test_images(dataset: Dataset, config: TrainConfig, stop: StopRequest | None 
 def integer_accuracy(program: IntegerProgram, dataset: Dataset, config: TrainConfig) -> float:
     """Returns the program's top-1 on the test set, a fraction."""
     correct = samples = 0
-    for batch in test_images(dataset, config):
+    for batch in test_images(program, dataset, config):
         chosen = jax.device_get(program(batch["image"])).argmax(-1)
         correct += int((chosen == batch["label"]).sum())
         samples += len(chosen)
@@ -82,8 +98,9 @@ def integer_accuracy(program: IntegerProgram, dataset: Dataset, config: TrainCon
 def compare(
     model: nnx.Module, program: IntegerProgram, dataset: Dataset, config: TrainConfig, stop: StopRequest | None = None
 ) -> VerifyReport:
-    """Verifies a program on the whole test set."""
-    report = verify(model, program, (batch["image"] for batch in test_images(dataset, config, stop)))
+    """Verifies a program on the whole test set; a model of normalized images also where the program takes raw ones."""
+    whole = on_pixels(model, dataset) if takes_pixels(program) else model
+    report = verify(whole, program, (batch["image"] for batch in test_images(program, dataset, config, stop)))
     assert report.samples == len(dataset.test), f"verified {report.samples} of {len(dataset.test)} samples"
     return report
 

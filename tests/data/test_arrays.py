@@ -1,11 +1,13 @@
 """A data set from arrays: statistics against NumPy, a fingerprint of everything, and every way not to fit together."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import lglsq_jax as lq
 from lglsq_jax import data
 from lglsq_jax.data.arrays import channel_statistics
 from lglsq_jax.errors import UserError
@@ -41,6 +43,14 @@ def test_normalize_is_its_formula(images, seed):
     normalized = data.normalize(dataset, images)
     assert normalized.dtype == np.float32
     np.testing.assert_allclose(normalized, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+@given(images=images, seed=st.integers(0, 1000))
+def test_normalize_is_the_layer_of_a_network_to_the_bit(images, seed):
+    random, channels = np.random.default_rng(seed), images.shape[-1]
+    mean, std = tuple(random.uniform(0, 1, channels)), tuple(random.uniform(0.05, 1, channels))
+    dataset = data.Dataset("x", [], [], 2, images.shape[1:], mean, std, "")
+    np.testing.assert_array_equal(lq.Normalize(mean, std)(jnp.asarray(images)), data.normalize(dataset, images))
 
 
 def test_facts_follow_from_the_arrays():

@@ -145,6 +145,19 @@ def test_evaluation_sees_every_sample_once(eval_batch_size, count):
         assert not batch["label"][~batch["mask"]].any()
 
 
+@given(eval_batch_size=st.integers(1, 12), hosts=st.integers(1, 3))
+def test_raw_evaluation_is_the_same_before_normalization(eval_batch_size, hosts):
+    dataset, config = numbered(), data.DataConfig(eval_batch_size=eval_batch_size * hosts)
+    raw, finished = (
+        list(data.eval_batches(dataset, config, host=hosts - 1, hosts=hosts, raw=raw)) for raw in (True, False)
+    )
+    assert_equal([{**batch, "image": 0} for batch in raw], [{**batch, "image": 0} for batch in finished])
+    for batch, normalized in zip(raw, finished, strict=True):
+        image, mask = batch["image"], batch["mask"]
+        assert image.dtype == np.uint8 and not image[~mask].any()
+        np.testing.assert_array_equal(data.normalize(dataset, image)[mask], normalized["image"][mask])
+
+
 @settings(max_examples=15)
 @given(hosts=st.integers(1, 5), part=st.integers(1, 4), crop_padding=st.integers(0, 2), flip=st.booleans())
 def test_hosts_share_every_training_batch(hosts, part, crop_padding, flip):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lglsq_jax.integer import LoweringError
-from lglsq_jax.integer.fixed import fixed_point_constants, split
+from lglsq_jax.integer.fixed import fixed_point_constants, least_sums, split
 from lglsq_jax.integer.node import Node
 
 LARGEST = st.integers(1, 2**31 - 1)
@@ -85,6 +85,13 @@ def test_split_halves_are_worth_the_number(numbers):
     high, low = split(np.array(numbers, np.int64))
     assert high.dtype == np.int32 and low.dtype == np.uint32
     assert [int(h) * 2**32 + int(w) for h, w in zip(high, low, strict=True)] == numbers
+
+
+@given(code=st.integers(-300, 300), shift=st.integers(1, 62))
+def test_the_least_sum_of_a_code_is_rounded_to_it_and_one_less_is_not(code, shift):
+    least = least_sums(code, shift)
+    assert round(Fraction(least, 2**shift)) == code
+    assert round(Fraction(least - 1, 2**shift)) == code - 1
 
 
 def test_a_rescale_without_terms_is_its_bias():

@@ -137,8 +137,6 @@ def test_a_dense_network_with_shared_weights():
     lq.calibrate(model, [X])
     model.eval()
     dense.compiled = True
-    with pytest.raises(ValueError, match=r"inside jax\.jit, jax\.checkpoint or a loop"):
-        lq.calibrate(model, [X])
     program = lq.integer.lower(model, X)
     assert_integers_only(program, X)
     verified(model, program, X)
@@ -171,6 +169,23 @@ class TestRawImages:
         np.testing.assert_array_equal(loaded.integer_body(self.IMAGES), program.integer_body(self.IMAGES))
         with pytest.raises(ValueError, match="`x` must be uint8, as the model took, got float32"):
             program(self.IMAGES.astype(np.float32))
+
+    def test_a_function_around_a_model_keeps_the_paths_of_its_layers(self):
+        whole = self.model()
+        normalize, network = whole.layers
+        function = lq.integer.as_function(network)
+
+        def on_pixels(images):
+            return function(normalize(images))
+
+        program, prefixed = lq.integer.lower(on_pixels, self.IMAGES), lq.integer.lower(whole, self.IMAGES)
+        assert {layer.path for layer in program.layers} >= {"conv1", "layer1/0/conv1", "fc"}
+        assert [f"layers/1/{layer.path}" for layer in program.layers] == [layer.path for layer in prefixed.layers]
+        np.testing.assert_array_equal(program(self.IMAGES), prefixed(self.IMAGES))
+        assert verified(on_pixels, program, self.IMAGES).layers[0].path == "conv1"
+        network.train()
+        with pytest.raises(ValueError, match="is in training mode"):
+            lq.integer.as_function(network)
 
     def test_every_pixel_value_of_every_channel_has_the_code_of_the_model(self):
         normalize, eight = lq.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), lq.QuantSpec(8)

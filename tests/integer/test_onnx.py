@@ -321,16 +321,17 @@ def test_tables_and_staircases(op, dtype, axes, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["integer", "qdq"])
-def test_times_broadcasts_and_an_image_of_bytes_is_read_as_it_is(form, tmp_path):
-    image = whole_input("uint8", 0, 255, ("b*1", 3, 4))
-    maximum = Instruction("max", (0,), ("b*1", 4), 0, 255, {"axes": [1]}, {})
-    wide = Instruction("reshape", (1,), ("b*1", 1, 4), 0, 255, {"sizes": ["b*1", 1, 4]}, {})
-    product = Instruction("times", (0, 2), ("b*1", 3, 4), 0, 255**2, {}, {})
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint8", 0, 255), ("int8", -128, 127)])
+def test_times_broadcasts_and_an_image_of_bytes_is_read_as_it_is(dtype, low, high, form, tmp_path):
+    image = whole_input(dtype, low, high, ("b*1", 3, 4))
+    maximum = Instruction("max", (0,), ("b*1", 4), low, high, {"axes": [1]}, {})
+    wide = Instruction("reshape", (1,), ("b*1", 1, 4), low, high, {"sizes": ["b*1", 1, 4]}, {})
+    product = Instruction("times", (0, 2), ("b*1", 3, 4), low * high, 255**2, {}, {})
     of_instructions(image, maximum, wide, product).to_onnx(tmp_path / "model.onnx", form=form)
-    x = np.random.default_rng(0).integers(0, 256, (2, 3, 4)).astype(np.uint8)
+    x = np.random.default_rng(0).integers(low, high + 1, (2, 3, 4)).astype(dtype)
     runner = session(tmp_path / "model.onnx")
     assert [(item.name, item.type, item.shape) for item in runner.get_inputs()] == [
-        ("image", "tensor(uint8)", ["batch", 3, 4])
+        ("image", f"tensor({dtype})", ["batch", 3, 4])
     ]
     expected = x.astype(np.int32) * x.max(1, keepdims=True)
     np.testing.assert_array_equal(run(tmp_path / "model.onnx", x), expected)

@@ -29,17 +29,12 @@ class Step:
     is_entry: bool
 
 
-def entries(program: IntegerProgram) -> list[Instruction]:
-    """Returns where the codes come in, in their order: every encode, and every input that is integer already."""
-    return [step for step in program.instructions if _is_entry(step)]
-
-
 def body(program: IntegerProgram) -> list[Step]:
     """Returns the integer body for a batch of one, in the order in which it runs; the last step makes the logits."""
     steps: list[Step] = []
     places: dict[int, int] = {}
     for number, instruction in enumerate(program.instructions):
-        entry = _is_entry(instruction)
+        entry = number in program.entries
         if not entry and (instruction.op == "input" or any(index not in places for index in instruction.inputs)):
             continue  # the float input, or a rearrangement of it
         inputs = () if entry else tuple(places[index] for index in instruction.inputs)
@@ -48,10 +43,6 @@ def body(program: IntegerProgram) -> list[Step]:
         places[number] = len(steps)
         steps.append(Step(instruction, inputs, shape, dtype, entry))
     return steps
-
-
-def _is_entry(step: Instruction) -> bool:
-    return step.op == "encode" or (step.op == "input" and "int" in step.attributes.get("dtype", "float32"))
 
 
 def _dtype(step: Instruction, inputs: list[np.dtype]) -> np.dtype:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrange import evenly_spaced
 from ..dimensions import Batch, Shape, decode
 from .onnx_graph import Graph, Order, Value, plain_order
 
@@ -146,10 +147,10 @@ def _reverse(graph: Graph, attributes: dict[str, Any], shape: Shape, x: Value) -
 
 
 def _take(graph: Graph, attributes: dict[str, Any], shape: Shape, x: Value) -> Value:
-    axis, indices = attributes["axis"], np.asarray(attributes["indices"], np.int64)
-    steps = set(np.diff(indices).tolist())
-    if indices.size and len(steps) <= 1 and min(steps, default=1) > 0:
-        return _cut(graph, x, {axis: (int(indices[0]), int(indices[-1]) + 1, min(steps, default=1))}, shape)
+    axis, evenly = attributes["axis"], evenly_spaced(attributes["indices"])
+    if evenly is not None:
+        return _cut(graph, x, {axis: (evenly.start, evenly.stop, evenly.step)}, shape)
+    indices = np.asarray(attributes["indices"], np.int64)
     return graph.node("Gather", [x, indices], x.dtype, shape, x.order, axis=x.axis(axis))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from ..dimensions import decode
-from ..program import Instruction, IntegerProgram
+from ..program import IntegerProgram
 from .onnx_graph import Graph, Value
 from .onnx_operations import Operand, add_operation, value_of
 
@@ -41,18 +41,12 @@ def integer_model(program: IntegerProgram, opset: int) -> onnx.ModelProto:
     return graph.model("integer", logits, metadata(program, "integer", entries))
 
 
-def is_integer_input(step: Instruction) -> bool:
-    """Whether an instruction is an image of whole numbers, which the body reads as it is."""
-    return step.op == "input" and step.attributes.get("dtype") == "uint8"
-
-
 def entry_names(program: IntegerProgram) -> dict[int, str]:
     """Returns the name of each input of the integer body by position: ``codes`` or ``image``, numbered if several."""
-    kinds = {"codes": lambda step: step.op == "encode", "image": is_integer_input}
     return {
         position: name
-        for kind, chosen in kinds.items()
-        for position, name in numbered(kind, [i for i, step in enumerate(program.instructions) if chosen(step)])
+        for kind, op in (("codes", "encode"), ("image", "input"))
+        for position, name in numbered(kind, [i for i in program.entries if program.instructions[i].op == op])
     }
 
 

@@ -14,7 +14,7 @@ from . import onnx_lookup as lookup
 from . import onnx_window as window
 from .onnx_arrange import ARRANGE
 from .onnx_graph import Graph, Value
-from .onnx_integer import is_integer_input, metadata, numbered
+from .onnx_integer import metadata, numbered
 from .onnx_qdq_products import write_product
 from .onnx_qdq_rescale import rescale
 from .onnx_real import (
@@ -85,10 +85,11 @@ def _settled(graph: Graph, x: Term) -> Real:
 
 
 def _input(graph: Graph, step: Instruction, name: str) -> Real:
-    shape = decode(list(step.shape))
-    if is_integer_input(step):
+    shape, dtype = decode(list(step.shape)), step.attributes.get("dtype", "float32")
+    if dtype == "uint8":
         return Real(graph.add_input(name, np.uint8, shape), np.ones(()), 0)
-    return Real(graph.add_input(name, np.float32, shape), np.ones(()))
+    image = graph.add_input(name, np.int8 if dtype == "int8" else np.float32, shape)
+    return Real(graph.cast(image, np.float32), np.ones(()))
 
 
 def _encode(graph: Graph, step: Instruction, shape: Shape, xs: Sequence[Real]) -> Real:

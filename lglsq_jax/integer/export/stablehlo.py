@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from ..dimensions import Batch, decode
 from ..program import Instruction, IntegerProgram
-from .body import entries
 from .write import write_export
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -27,7 +26,7 @@ def stablehlo(program: IntegerProgram) -> jax.export.Exported:
     The batch size is the symbol ``b`` where the model left it open.
     """
     scope = jax.export.SymbolicScope()
-    codes = [_argument(step, scope) for step in entries(program)]
+    codes = [_argument(program.instructions[number], scope) for number in program.entries]
 
     def integer_body(*codes):
         return program.integer_body(codes)

@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from ..fixed import least_sums
+
 _TRIED = np.arange(-8, 9)
 """Biases that are tried, relative to the nearest one."""
 
@@ -87,8 +89,7 @@ def _first_sums(multipliers: np.ndarray, biases: np.ndarray, shift: int, codes: 
     found = np.empty((len(multipliers), len(codes)))
     for row, (multiplier, bias) in enumerate(zip(multipliers, biases, strict=True)):
         for column, code in enumerate(codes.tolist()):
-            # The sum must reach code - 1/2, and pass it where the tie goes to the even code below.
-            needed = ((2 * code - 1) << (shift - 1)) - int(bias) + (code & 1)
+            needed = least_sums(code, shift) - int(bias)
             if multiplier == 0:
                 found[row, column] = -np.inf if needed <= 0 else np.inf
             else:
