@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (the number of devices is set before JAX is imported)
 """Twenty steps of a small network on given meshes of simulated devices; a program of its own, since JAX fixes them.
 
     python on_devices.py OUT MESHES METHODS [COORDINATOR PROCESSES PROCESS]
