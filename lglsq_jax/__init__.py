@@ -44,6 +44,7 @@ _WHERE = {
     "set_batch_norm_groups": "batch_norm",
     "reestimate_batch_norm": "batch_norm",
     "set_progress": "convert",
+    "compute_in": "precision",
     "plan": "inspection",
     "check_scales": "inspection",
     "layer_statistics": "inspection",

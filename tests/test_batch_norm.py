@@ -1,9 +1,12 @@
-"""Batch norm's statistics measured anew."""
+"""Batch norm over parts of a batch, and its statistics measured anew."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lglsq_jax as lq
 
@@ -45,3 +48,36 @@ def test_bad_batches_are_refused():
     with pytest.raises(ValueError, match="the statistics of batch norm 'last' must be finite"):
         lq.reestimate_batch_norm(model, [np.full((4, 5), np.nan, np.float32)])
     np.testing.assert_array_equal(model.norm.mean[...], before)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3, 4]))
+def test_groups_normalise_each_by_itself(seed, groups):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(1, 3, (12, 3, 2, 5)).astype(np.float32)
+    norm = lq.BatchNorm(5, momentum=0.9, rngs=nnx.Rngs(0))
+    norm.scale[...], norm.bias[...] = (jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(2))
+    lq.set_batch_norm_groups(norm, groups)
+    found = norm(jnp.asarray(x))
+    parts = x.astype(np.float64).reshape(groups, -1, 3, 2, 5)
+    mean, variance = parts.mean((1, 2, 3), keepdims=True), parts.var((1, 2, 3), keepdims=True)
+    wanted = (parts - mean) / np.sqrt(variance + norm.epsilon) * np.asarray(norm.scale[...]) + np.asarray(
+        norm.bias[...]
+    )
+    np.testing.assert_allclose(found, wanted.reshape(x.shape), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * mean.mean(0).ravel(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * variance.mean(0).ravel(), rtol=1e-4, atol=1e-5)
+    norm.eval()
+    plain = nnx.BatchNorm(5, use_running_average=True, rngs=nnx.Rngs(0))
+    nnx.update(plain, nnx.state(norm))
+    np.testing.assert_array_equal(norm(jnp.asarray(x)), plain(jnp.asarray(x)))
+
+
+def test_groups_that_cannot_be_are_refused():
+    norm = lq.BatchNorm(3, rngs=nnx.Rngs(0))
+    lq.set_batch_norm_groups(norm, 3)
+    with pytest.raises(ValueError, match="multiple of `groups`, 3, got 4"):
+        norm(jnp.ones((4, 3)))
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        lq.set_batch_norm_groups(norm, 0)
+    with pytest.raises(ValueError, match=r"'layers/0' must be lq.BatchNorm"):
+        lq.set_batch_norm_groups(nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0))), 2)

@@ -142,7 +142,10 @@ class Phase:
         schedule = make_schedule(self.settings, self.settings.learning_rate, self.steps, self.steps_per_epoch)
         teaching = None if teacher is None else (teacher.skeleton, teacher.parameters, teacher.rest)
         options = StepOptions(
-            layout, batch_norm_groups=self.config.batch_norm_groups, skip_bad=self.config.skip_bad_steps > 0
+            layout,
+            batch_norm_groups=self.config.batch_norm_groups,
+            dtype=self.config.dtype,
+            skip_bad=self.config.skip_bad_steps > 0,
         )
         return make_train_step(self.mesh, skeleton, optimizer, self.settings, schedule, self.steps, teaching, options)
 

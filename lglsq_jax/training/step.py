@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ..batch_norm import set_batch_norm_groups
 from ..convert import set_progress
+from ..precision import compute_in
 from .config import PhaseConfig
 from .mesh import by_samples, spread, whole
 from .skeleton import Arrays, Skeleton
@@ -59,11 +60,13 @@ class StepOptions:
     Attributes:
         layout: where on the mesh each array of the state lies; None: all on every device.
         batch_norm_groups: parts of a batch that batch norm normalises each by itself.
+        dtype: what the layers give; the loss, the gradients of parameters and the update are float32.
         skip_bad: a step whose loss or gradient is not finite leaves the state as it was, but for its number.
     """
 
     layout: TrainState | None = None
     batch_norm_groups: int = 1
+    dtype: str = "float32"
     skip_bad: bool = False
 
 
@@ -108,7 +111,9 @@ def make_train_step(
         set_progress(model, progress)
         if options.batch_norm_groups > 1:
             set_batch_norm_groups(model, options.batch_norm_groups)
-        logits = model(batch["image"])
+        if options.dtype != "float32":
+            compute_in(model, options.dtype)
+        logits = model(batch["image"]).astype(jnp.float32)
         classes = logits.shape[-1]
         labels = optax.smooth_labels(jax.nn.one_hot(batch["label"], classes), phase.label_smoothing)
         loss = optax.softmax_cross_entropy(logits, labels).mean()
