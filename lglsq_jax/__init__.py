@@ -42,6 +42,7 @@ _WHERE = {
     "calibrate": "convert",
     "reestimate_batch_norm": "batch_norm",
     "set_progress": "convert",
+    "accumulate_gradients": "accumulation",
     "plan": "inspection",
     "check_scales": "inspection",
     "layer_statistics": "inspection",
