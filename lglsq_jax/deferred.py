@@ -74,11 +74,13 @@ def defer(
     if x_scale is not None and inputs is not None:
         check_scale(x_scale, inputs, x_shape, "x_scale")
         elements = inputs.elements(x_shape)
-    return Deferred(*_defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress), elements)
+    put_off: Any = _defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress)
+    codes, sums = put_off
+    return Deferred(codes, sums, elements)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress) -> Any:
+def _defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress):
     codes = None if kernel is None else float_codes(kernel, kernel_scale, None, weights)
     count = 1 if inputs is None else 1 + _count(inputs.method, x_offset is not None)
     return codes, jnp.zeros(count, jnp.float32)
