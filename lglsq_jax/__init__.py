@@ -45,6 +45,7 @@ _WHERE = {
     "reestimate_batch_norm": "batch_norm",
     "set_progress": "convert",
     "compute_in": "precision",
+    "accumulate_gradients": "accumulation",
     "plan": "inspection",
     "check_scales": "inspection",
     "layer_statistics": "inspection",

@@ -1,7 +1,7 @@
 """Convolution and linear layers that own their scales: nnx's own layers with the product replaced."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .calibration import init_scale
+from .deferred import Deferred, defer, dequantize_deferred, fake_quantize_deferred
 from .ops import Window, quantized_conv, quantized_matmul
 from .quantizers import check_scale, fake_quantize
 from .spec import QuantSpec
@@ -40,6 +41,7 @@ class _Quantized:
     input_offset: Offset | None
     progress: Progress
     observer: Callable[[Array], bool] | None = None  # on temporary copies only: sees inputs; True runs in float
+    deferred: Iterator[Deferred] | None = None  # on temporary copies only: one a call, puts the gradient rules off
     kernel: nnx.Param
     dtype: Any
 
@@ -105,32 +107,64 @@ class _Quantized:
     @property
     def quantizer_kernel(self) -> Float[Array, "..."]:
         """The kernel as its quantizer sees it: masked, in the layer's dtype, transformed."""
+        return self._quantizer_kernel(self.kernel[...].dtype if self.dtype is None else self.dtype)
+
+    def _quantizer_kernel(self, dtype) -> Float[Array, "..."]:
         kernel = self.kernel[...]
         mask = getattr(self, "mask", None)
         if mask is not None:
             kernel = kernel * mask
-        return self.transformed(kernel if self.dtype is None else kernel.astype(self.dtype))
+        return self.transformed(kernel.astype(dtype))
+
+    def defer(self, x: jax.ShapeDtypeStruct) -> Deferred:
+        """Returns what puts off the gradient rules of one call, from the inputs of that call for the whole batch.
+
+        Differentiable: backward, the rules of both quantizers are applied to what the calls on all parts handed back.
+        """
+
+        def value(variable: nnx.Variable | None):
+            return None if variable is None else variable[...]
+
+        return defer(
+            None if self.weights is None else self._quantizer_kernel(x.dtype),
+            value(self.weight_scale),
+            value(self.input_scale),
+            value(self.input_offset),
+            self.progress[...],
+            weights=self.weights,
+            inputs=self.inputs,
+            x_shape=x.shape,
+        )
 
     def _product(self, x, kernel, float_product, fused_product):
         if self.observer is not None and self.observer(x):
             return float_product(x, kernel)
-        kernel = self.transformed(kernel)
+        deferred = None if self.deferred is None else next(self.deferred)
+        if deferred is None:
+            kernel = self.transformed(kernel)
         with self._readable_errors():
             if self.weight_scale is not None and self.input_scale is not None:
                 offset = None if self.input_offset is None else self.input_offset[...]
                 scales = self.input_scale[...], self.weight_scale[...]
-                return fused_product(x, kernel, *scales, offset, self.progress[...])
-            x = self._fake_quantized(x)
+                return fused_product(x, kernel, *scales, offset, self.progress[...], deferred)
+            x = self._fake_quantized(x, deferred)
             if self.weights is not None and self.weight_scale is not None:
-                kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, self.progress[...])
+                scale = self.weight_scale[...]
+                if deferred is None:
+                    kernel = fake_quantize(kernel, scale, self.weights, None, self.progress[...])
+                else:
+                    kernel = dequantize_deferred(deferred, scale, self.weights, kernel.dtype)
         return float_product(x, kernel)
 
-    def _fake_quantized(self, x):
+    def _fake_quantized(self, x, deferred: Deferred | None):
         """The inputs on the grid of their quantizer, where they have one."""
         if self.inputs is None or self.input_scale is None:
             return x
         offset = None if self.input_offset is None else self.input_offset[...]
-        return fake_quantize(x, self.input_scale[...], self.inputs, offset, self.progress[...])
+        scale, progress = self.input_scale[...], self.progress[...]
+        if deferred is not None:
+            return fake_quantize_deferred(x, scale, offset, self.inputs, progress, deferred)
+        return fake_quantize(x, scale, self.inputs, offset, progress)
 
     @contextlib.contextmanager
     def _readable_errors(self):
@@ -138,7 +172,7 @@ class _Quantized:
         try:
             yield
         except ValueError as error:
-            if self._known_uncalibrated():
+            if self.known_uncalibrated:
                 raise ValueError("the layer's scales are not set: call calibrate(model, batches) first") from error
             raise
 
@@ -149,7 +183,9 @@ class _Quantized:
         good = all(bool((jnp.isfinite(scale) & (scale > 0)).all()) for scale in scales)
         return good and (self.input_offset is None or bool(jnp.isfinite(self.input_offset[...])))
 
-    def _known_uncalibrated(self) -> bool:
+    @property
+    def known_uncalibrated(self) -> bool:
+        """Whether it can be seen that a scale or offset is not set; False while JAX is tracing them."""
         variables = (self.weight_scale, self.input_scale, self.input_offset)
         traced = any(isinstance(v[...], jax.core.Tracer) for v in variables if v is not None)
         return not traced and not self.calibrated
@@ -184,7 +220,7 @@ class Quantizer(_Quantized, nnx.Module):
         if self.observer is not None and self.observer(x):
             return x
         with self._readable_errors():
-            return self._fake_quantized(x)
+            return self._fake_quantized(x, None if self.deferred is None else next(self.deferred))
 
 
 class QuantConv(_Quantized, nnx.Conv):
@@ -256,7 +292,7 @@ class QuantConv(_Quantized, nnx.Conv):
                 out_sharding=out_sharding,
             )
 
-        def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
+        def fused_product(x, kernel, x_scale, kernel_scale, offset, progress, deferred):
             assert self.inputs is not None and self.weights is not None
             window = Window.resolve(
                 x.shape, kernel.shape, strides, padding, lhs_dilation, rhs_dilation, feature_group_count
@@ -271,6 +307,7 @@ class QuantConv(_Quantized, nnx.Conv):
                 window=window,
                 x_offset=offset,
                 progress=progress,
+                deferred=deferred,
             )
 
         return self._product(x, kernel, float_product, fused_product)
@@ -318,7 +355,7 @@ class QuantLinear(_Quantized, nnx.Linear):
                 x, kernel, dimension_numbers, precision, preferred_element_type, out_sharding=out_sharding
             )
 
-        def fused_product(x, kernel, x_scale, kernel_scale, offset, progress):
+        def fused_product(x, kernel, x_scale, kernel_scale, offset, progress, deferred):
             assert self.inputs is not None and self.weights is not None
             return quantized_matmul(
                 x if preferred_element_type is None else x.astype(preferred_element_type),
@@ -329,6 +366,7 @@ class QuantLinear(_Quantized, nnx.Linear):
                 weights=self.weights,
                 x_offset=offset,
                 progress=progress,
+                deferred=deferred,
             )
 
         return self._product(x, kernel, float_product, fused_product)

@@ -126,29 +126,47 @@ def quantizer_gradients(
 
     The codes are computed again rather than saved, so a backward pass keeps nothing but ``x`` itself.
     """
+    with jax.named_scope(RULES_SCOPE):
+        context = quantizer_context(spec, x, scale, offset, progress, gradient, spec.elements(x.shape))
+        scale_gradient, offset_gradient = spec.method.scale_gradients(context, offset=offset is not None)
+        return (
+            spec.method.input_gradient(context).astype(x.dtype),
+            _shaped_like(scale, scale_gradient),
+            None if offset is None or offset_gradient is None else _shaped_like(offset, offset_gradient),
+        )
+
+
+RULES_SCOPE = "lglsq_quantizer_rules"
+"""The name in traced programs of operations that apply a method's rules to one backward pass."""
+
+
+def _shaped_like(like: Array, wide: Array) -> Array:
+    return wide.reshape(like.shape).astype(like.dtype)
+
+
+def quantizer_context(
+    spec: QuantSpec,
+    x: Float[Array, "*shape"],
+    scale: Float[Array, "..."],
+    offset: Float[Array, "..."] | None,
+    progress: Float[Array, ""],
+    gradient: Float[Array, "*shape"],
+    elements: int,
+) -> QuantizerContext:
+    """Returns what the rules of ``spec.method`` look at; ``elements`` is ``N``, the rest as in quantizer_gradients."""
     wide_scale = jnp.maximum(broadcast_scale(scale.astype(jnp.float32), spec, x.ndim), jnp.finfo(jnp.float32).tiny)
     values = x.astype(jnp.float32)
     if offset is not None:
         values = values - broadcast_scale(offset.astype(jnp.float32), spec, x.ndim)
-    context = QuantizerContext(
+    return QuantizerContext(
         gradient=gradient.astype(jnp.float32),
         values=values,
         scale=wide_scale,
         minimum=spec.minimum,
         maximum=spec.maximum,
-        elements=spec.elements(x.shape),
+        elements=elements,
         axes=spec.axes_of_scale(x.ndim),
         progress=progress,
-    )
-
-    def shaped(wide: Array, like: Array) -> Array:
-        return wide.reshape(like.shape).astype(like.dtype)
-
-    scale_gradient, offset_gradient = spec.method.scale_gradients(context, offset=offset is not None)
-    return (
-        spec.method.input_gradient(context).astype(x.dtype),
-        shaped(scale_gradient, scale),
-        None if offset is None or offset_gradient is None else shaped(offset_gradient, offset),
     )
 
 

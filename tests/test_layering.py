@@ -16,10 +16,10 @@ ROWS = {
     "scripts": {"train", "configs", "benchmarks", "studies", "fuzz"},
     "package": {PACKAGE},  # lglsq_jax/__init__.py, which collects the public names
     "system": {"training", "data", "report", "integer", "commands", "__main__"},
-    "model": {"models", "batch_norm", "convert", "precision", "inspection", "observe", "paths"},
+    "model": {"models", "accumulation", "batch_norm", "convert", "precision", "inspection", "observe", "paths"},
     "layer": {"layers", "normalize"},
     "function": {"ops"},
-    "numerics": {"quantizers", "gradients", "methods", "calibration", "spec", "primitives"},
+    "numerics": {"quantizers", "deferred", "gradients", "methods", "calibration", "spec", "primitives"},
     "errors": {"errors", "files"},
 }
 WITHOUT_FLAX = ("numerics", "errors")

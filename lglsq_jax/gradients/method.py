@@ -80,11 +80,24 @@ class GradientMethod:
         References: Bhalgat et al., "LSQ+", CVPR Workshops 2020, eq. 6.
         """
 
+        return self.gradients_of_sums(context, self.scale_sums(context, offset=offset), offset=offset)
+
+    def scale_sums(self, context: QuantizerContext, *, offset: bool) -> Sums:
+        """Returns the sums that ``scale_gradients`` needs: those of the scale rule, then, if asked for, the offset's.
+
+        They add up over the parts of a batch whose context differs in nothing but the rows that its tensors hold.
+        """
+
         def terms(context: QuantizerContext) -> Sums:
             outside = (jnp.where(context.inside, 0.0, context.gradient),) if offset else ()
             return self.scale_rule.terms(context) + outside
 
-        sums = context.sums(terms)
+        return context.sums(terms)
+
+    def gradients_of_sums(
+        self, context: QuantizerContext, sums: Sums, *, offset: bool
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."] | None]:
+        """Returns ``g_s`` and, if asked for, the gradient of the offset, from the result of ``scale_sums``."""
         of_rule = sums[:-1] if offset else sums
         scale_gradient = self.scale_rule.scale_gradient(context, of_rule)
         if not offset:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..deferred import Deferred, input_gradient_and_sums
 from ..quantizers import broadcast_scale, check_scale, float_codes, quantizer_gradients
 from ..spec import QuantSpec
 from .exact import convolve_codes, multiply_codes
@@ -26,6 +27,7 @@ def quantized_conv(
     window: Window,
     x_offset: Float[Array, ""] | None = None,
     progress: Float[Array, ""] | float = 1.0,
+    deferred: Deferred | None = None,
 ) -> Float[Array, "n *out o"]:
     r"""Convolves the codes of ``x`` and ``kernel`` exactly and multiplies by the two scales.
 
@@ -44,6 +46,8 @@ def quantized_conv(
         window: strides, padding, dilations and groups.
         x_offset: LSQ+'s β, shape ``()``, or None.
         progress: training progress in [0, 1], may be traced.
+        deferred: from ``deferred.defer``, of the same kernel: its codes are used, and the gradients of the kernel, the
+            scales and the offset are put off; None: they are computed here.
 
     Returns:
         The dtype of ``x``.
@@ -53,7 +57,9 @@ def quantized_conv(
             or a scale or offset has a wrong shape or value.
         TypeError: ``x`` or ``kernel`` is not of a float dtype.
     """
-    return _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Convolution(window))
+    return _checked_product(
+        x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Convolution(window), deferred
+    )
 
 
 def quantized_matmul(
@@ -66,12 +72,13 @@ def quantized_matmul(
     weights: QuantSpec,
     x_offset: Float[Array, ""] | None = None,
     progress: Float[Array, ""] | float = 1.0,
+    deferred: Deferred | None = None,
 ) -> Float[Array, "*batch o"]:
     r"""Multiplies the codes of ``x`` and ``kernel`` exactly and then by the two scales: :math:`y = s_x s_w \, q_x q_w`.
 
     Gradients, arguments and errors as in :func:`quantized_conv`; the product is over the last axis of ``x``.
     """
-    return _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Matmul())
+    return _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, _Matmul(), deferred)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +101,7 @@ class _Matmul:
         return jax.vjp(jnp.matmul, x, kernel)[1](gradient)
 
 
-def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, product):
+def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, inputs, weights, product, deferred):
     if inputs.channel_axis is not None:
         raise ValueError(
             "`inputs.channel_axis` must be None, since a sum over channels has one input scale, "
@@ -119,6 +126,9 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
         if x_offset.shape != ():
             raise ValueError(f"`x_offset` must have shape (), got {x_offset.shape}")
     progress = jnp.asarray(progress, jnp.float32)
+    if deferred is not None:
+        operands = x, deferred.codes, x_scale, kernel_scale, x_offset, progress, deferred.sums
+        return _deferred_product(inputs, weights, product, deferred.elements, *operands)
     return _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress)
 
 
@@ -126,12 +136,17 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
 def _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress):
     x_codes = float_codes(x, x_scale, x_offset, inputs)
     kernel_codes = float_codes(kernel, kernel_scale, None, weights)
+    return _scaled_product(inputs, weights, product, x, x_codes, kernel_codes, x_scale, kernel_scale, x_offset)
+
+
+def _scaled_product(inputs, weights, product, x, x_codes, kernel_codes, x_scale, kernel_scale, x_offset):
     ranges = (inputs.minimum, inputs.maximum), (weights.minimum, weights.maximum)
     output_scale = kernel_scale.astype(jnp.float32)
     y = product.of_codes(x_codes, kernel_codes, *ranges) * (x_scale.astype(jnp.float32) * output_scale)
     if x_offset is not None:
         # x_hat = s q + offset: what the offset adds differs only where the window meets the padding.
-        ones = jnp.ones((1,) * (x.ndim - kernel.ndim + 1) + x.shape[x.ndim - kernel.ndim + 1 :], jnp.float32)
+        batch = x.ndim - kernel_codes.ndim + 1
+        ones = jnp.ones((1,) * batch + x.shape[batch:], jnp.float32)
         y = y + product.of_codes(ones, kernel_codes, (0, 1), ranges[1]) * (x_offset.astype(jnp.float32) * output_scale)
     return y.astype(x.dtype)
 
@@ -143,17 +158,45 @@ def _product_forward(inputs, weights, product, x, kernel, x_scale, kernel_scale,
 
 def _product_backward(inputs, weights, product, saved, gradient):
     x, kernel, x_scale, kernel_scale, x_offset, progress = saved
-    x_hat = float_codes(x, x_scale, x_offset, inputs) * x_scale.astype(jnp.float32)
-    if x_offset is not None:
-        x_hat = x_hat + x_offset.astype(jnp.float32)
-    wide_scale = broadcast_scale(kernel_scale.astype(jnp.float32), weights, kernel.ndim)
-    kernel_hat = float_codes(kernel, kernel_scale, None, weights) * wide_scale
-    # The upstream gradient is made once and read three times, not made again, in a bad order, inside each reader.
-    gradient = lax.optimization_barrier(gradient.astype(jnp.float32))
-    of_x, of_kernel = product.pull_back(x_hat, kernel_hat, gradient)
+    kernel_codes = float_codes(kernel, kernel_scale, None, weights)
+    of_x, of_kernel = _pull_back(inputs, weights, product, x, kernel_codes, x_scale, kernel_scale, x_offset, gradient)
     x_part = quantizer_gradients(inputs, x, x_scale, x_offset, progress, of_x)
     kernel_part = quantizer_gradients(weights, kernel, kernel_scale, None, progress, of_kernel)
     return x_part[0], kernel_part[0], x_part[1], kernel_part[1], x_part[2], jnp.zeros_like(progress)
 
 
+def _pull_back(inputs, weights, product, x, kernel_codes, x_scale, kernel_scale, x_offset, gradient):
+    """The gradients of the two fake-quantized tensors."""
+    x_hat = float_codes(x, x_scale, x_offset, inputs) * x_scale.astype(jnp.float32)
+    if x_offset is not None:
+        x_hat = x_hat + x_offset.astype(jnp.float32)
+    wide_scale = broadcast_scale(kernel_scale.astype(jnp.float32), weights, kernel_codes.ndim)
+    # The upstream gradient is made once and read three times, not made again, in a bad order, inside each reader.
+    gradient = lax.optimization_barrier(gradient.astype(jnp.float32))
+    return product.pull_back(x_hat, kernel_codes * wide_scale, gradient)
+
+
 _product.defvjp(_product_forward, _product_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _deferred_product(
+    inputs, weights, product, elements, x, kernel_codes, x_scale, kernel_scale, x_offset, progress, sums
+):
+    x_codes = float_codes(x, x_scale, x_offset, inputs)
+    return _scaled_product(inputs, weights, product, x, x_codes, kernel_codes, x_scale, kernel_scale, x_offset)
+
+
+def _deferred_product_forward(inputs, weights, product, elements, *operands):
+    return _deferred_product(inputs, weights, product, elements, *operands), operands[:-1]
+
+
+def _deferred_product_backward(inputs, weights, product, elements, saved, gradient):
+    x, kernel_codes, x_scale, kernel_scale, x_offset, progress = saved
+    of_x, of_kernel = _pull_back(inputs, weights, product, x, kernel_codes, x_scale, kernel_scale, x_offset, gradient)
+    x_gradient, sums = input_gradient_and_sums(inputs, elements, x, x_scale, x_offset, progress, of_x)
+    put_off = (None if array is None else jnp.zeros_like(array) for array in (x_scale, kernel_scale, x_offset))
+    return x_gradient, of_kernel, *put_off, jnp.zeros_like(progress), sums
+
+
+_deferred_product.defvjp(_deferred_product_forward, _deferred_product_backward)

@@ -143,6 +143,7 @@ class Phase:
         teaching = None if teacher is None else (teacher.skeleton, teacher.parameters, teacher.rest)
         options = StepOptions(
             layout,
+            accumulate=self.config.accumulate,
             batch_norm_groups=self.config.batch_norm_groups,
             dtype=self.config.dtype,
             skip_bad=self.config.skip_bad_steps > 0,

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from ..accumulation import accumulated_value_and_grad
 from ..batch_norm import set_batch_norm_groups
 from ..convert import set_progress
 from ..precision import compute_in
@@ -59,12 +60,14 @@ class StepOptions:
 
     Attributes:
         layout: where on the mesh each array of the state lies; None: all on every device.
+        accumulate: parts that a batch is taken in one after another, as ``lq.accumulate_gradients`` says.
         batch_norm_groups: parts of a batch that batch norm normalises each by itself.
         dtype: what the layers give; the loss, the gradients of parameters and the update are float32.
         skip_bad: a step whose loss or gradient is not finite leaves the state as it was, but for its number.
     """
 
     layout: TrainState | None = None
+    accumulate: int = 1
     batch_norm_groups: int = 1
     dtype: str = "float32"
     skip_bad: bool = False
@@ -105,7 +108,7 @@ def make_train_step(
     layout = same if options.layout is None else options.layout
     place_of = same if options.layout is None else options.layout.parameters
 
-    def loss_of(parameters, rest, progress, batch, teacher_arrays):
+    def build(progress, parameters, rest):
         model = skeleton.model(parameters, rest)
         model.train()
         set_progress(model, progress)
@@ -113,6 +116,9 @@ def make_train_step(
             set_batch_norm_groups(model, options.batch_norm_groups)
         if options.dtype != "float32":
             compute_in(model, options.dtype)
+        return model
+
+    def loss_of(teacher_arrays, model, batch):
         logits = model(batch["image"]).astype(jnp.float32)
         classes = logits.shape[-1]
         labels = optax.smooth_labels(jax.nn.one_hot(batch["label"], classes), phase.label_smoothing)
@@ -121,14 +127,31 @@ def make_train_step(
             network = teacher[0].model(*teacher_arrays)
             network.eval()
             loss = (1 - share) * loss + share * distillation(logits, network(batch["image"]), temperature)
-        return loss, (jnp.mean(logits.argmax(-1) == batch["label"]), skeleton.arrays(model)[1])
+        return loss, jnp.mean(logits.argmax(-1) == batch["label"])
+
+    def gradients_of(parameters, rest, progress, batch, teacher_arrays):
+        builds, losses = functools.partial(build, progress), functools.partial(loss_of, teacher_arrays)
+        if options.accumulate > 1:
+            run = accumulated_value_and_grad(builds, losses, rest_of, options.accumulate)
+            (loss, (accuracies, rest)), gradients = run(parameters, rest, batch)
+            return loss, accuracies.mean(), rest, gradients
+
+        def whole_batch(parameters):
+            model = builds(parameters, rest)
+            loss, accuracy = losses(model, batch)
+            return loss, (accuracy, rest_of(model))
+
+        (loss, (accuracy, rest)), gradients = jax.value_and_grad(whole_batch, has_aux=True)(parameters)
+        return loss, accuracy, rest, gradients
+
+    def rest_of(model):
+        return skeleton.arrays(model)[1]
 
     def step(state: TrainState, batch, teacher_arrays):
         progress = state.step / jnp.float32(steps)
         gathered = jax.lax.with_sharding_constraint(state.parameters, same)
-        (loss, (accuracy, rest)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            gathered, state.rest, progress, batch, teacher_arrays
-        )
+        samples = {name: batch[name] for name in ("image", "label")}
+        loss, accuracy, rest, gradients = gradients_of(gathered, state.rest, progress, samples, teacher_arrays)
         gradients = jax.lax.with_sharding_constraint(gradients, place_of)
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = cast(Arrays, optax.apply_updates(state.parameters, updates))

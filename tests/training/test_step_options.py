@@ -83,3 +83,18 @@ def test_the_images_of_a_step_are_written_down_and_too_many_end_the_run(tmp_path
     stream.close()
     assert [dataset.train[index]["label"] for index in lines[0]["indices"]] == labels.tolist()
     np.testing.assert_array_equal(batch_indices(dataset, data, 5, 3), lines[0]["indices"])
+
+
+def test_a_batch_in_parts_gives_the_step_of_the_whole_but_for_batch_norm(mesh, batch):
+    """The network has a batch norm: without it the gradients are equal (test_accumulation.py)."""
+    losses = {}
+    for parts in (1, 2):
+        step, state = prepared("lg_lsq", mesh, accumulate=parts)
+        found = []
+        for _ in range(4):
+            state, metrics = step(state, batch)
+            found.append(float(metrics["loss"]))
+        losses[parts] = found
+    assert losses[1] != losses[2]
+    np.testing.assert_allclose(losses[2], losses[1], rtol=0.2)
+    assert losses[2][-1] < losses[2][0]
