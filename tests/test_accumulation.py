@@ -175,6 +175,7 @@ def test_the_mean_of_gradients_is_another_one_where_tanh_saturates():
     assert max(distance for path, distance in off.items() if path[-1] == "kernel") > 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=3, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
 def test_random_networks(seed):
