@@ -10,6 +10,7 @@ float32 may be 1 code in 200), and that the chosen class is the same or explaine
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -37,6 +38,19 @@ ACTIVATIONS = {
 }
 
 
+# Most of a network's time goes into compiling what runs once. An option from the environment has the last word.
+QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+
+
+def normal(rng: np.random.Generator):
+    """Returns an initializer of kernels from NumPy's numbers, which no shape has to be compiled for."""
+
+    def kernel(key, shape, dtype):
+        return jax.numpy.asarray(rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1])), dtype)
+
+    return kernel
+
+
 class Block(nnx.Module):
     """One step of a random network: a convolution and what is around it."""
 
@@ -53,7 +67,7 @@ class Block(nnx.Module):
         weights = lq.QuantSpec(int(rng.integers(2, 9)), channel_axis=-1 if rng.integers(2) else None)
         inputs = lq.QuantSpec(int(rng.integers(2, 9)), batch_axis=0)
         shape = {"strides": stride, "feature_group_count": groups, "use_bias": bool(rng.integers(2))}
-        specs = {"weights": weights, "inputs": inputs}
+        specs = {"weights": weights, "inputs": inputs, "kernel_init": normal(rng)}
         self.conv = lq.QuantConv(channels, self.out, (size, size), **shape, **specs, rngs=rngs)
         self.norm = nnx.BatchNorm(self.out, rngs=rngs)
         for array, low, high in ((self.norm.mean, -0.3, 0.3), (self.norm.var, 0.3, 2), (self.norm.scale, -1.5, 1.5)):
@@ -63,7 +77,7 @@ class Block(nnx.Module):
         needed = self.kind != "plain" or not self.norm_first
         self.codes = lq.Quantizer(lq.QuantSpec(8)) if needed else nnx.identity
         if self.kind == "gated":
-            self.gate = lq.QuantLinear(self.out, self.out, weights=weights, inputs=inputs, rngs=rngs)
+            self.gate = lq.QuantLinear(self.out, self.out, **specs, rngs=rngs)
             self.gate_codes = lq.Quantizer(lq.QuantSpec(8))
 
     def __call__(self, x):
@@ -100,8 +114,8 @@ class Network(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.pool = str(rng.choice(["mean", "max"]))
         self.pooled = lq.Quantizer(lq.QuantSpec(8))
-        weights, inputs = lq.QuantSpec(8, channel_axis=-1), lq.QuantSpec(8, batch_axis=0)
-        self.last = lq.QuantLinear(channels, 4, weights=weights, inputs=inputs, rngs=rngs)
+        specs = {"weights": lq.QuantSpec(8, channel_axis=-1), "inputs": lq.QuantSpec(8, batch_axis=0)}
+        self.last = lq.QuantLinear(channels, 4, **specs, kernel_init=normal(rng), rngs=rngs)
 
     def __call__(self, x):
         x = self.normalize(x) if self.raw else x
@@ -162,6 +176,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=2000, help="how many networks")
     parser.add_argument("--seed", type=int, default=0, help="of the first network; the others count on from it")
     options = parser.parse_args()
+    os.environ["XLA_FLAGS"] = f"{QUICK_COMPILATION} {os.environ.get('XLA_FLAGS', '')}"  # read when JAX first computes
     wrong = check_all(range(options.seed, options.seed + options.inputs))
     print(wrong or f"{options.inputs} random networks: every promise kept")
     return 1 if wrong else 0

@@ -28,10 +28,14 @@ def define(
     """
     primitive = Primitive(name)
 
-    def abstract(*avals, **static):
-        arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-        result = jax.eval_shape(functools.partial(default, **static), *arguments)
+    @functools.lru_cache(maxsize=4096)  # a trace of the function each time, and every layer is traced several times
+    def shaped(arguments, static):
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arguments]
+        result = jax.eval_shape(functools.partial(default, **dict(static)), *shapes)
         return jax.core.ShapedArray(result.shape, result.dtype)
+
+    def abstract(*avals, **static):
+        return shaped(tuple((aval.shape, aval.dtype) for aval in avals), tuple(sorted(static.items())))
 
     primitive.def_abstract_eval(abstract)
     compiled = functools.lru_cache(maxsize=None)(

@@ -23,6 +23,7 @@ ELEMENTWISE = frozenset(
 )
 """Primitives that work element by element."""
 
+_LEAST = 256  # numbers that a primitive is compiled for at least
 _FOLLOWED_BY_NOTHING = ("copy", "copy_p", "stop_gradient")
 
 
@@ -176,5 +177,10 @@ def _applied(equation: Equation, functions: Sequence[Function], x: np.ndarray) -
             raise LoweringError(f"it converts to {jnp.dtype(kind).name}; lower the float32 form of the model")
         return values[0].astype(np.float64 if jnp.issubdtype(kind, jnp.floating) else kind)
     values = np.broadcast_arrays(*values)
+    shape, count = values[0].shape, values[0].size
+    # Few sizes, so that a primitive is compiled once and not for every layer; filled up with numbers it has anyway.
+    spare = max(1 << (count - 1).bit_length(), _LEAST) - count if count else 0
+    values = [np.pad(value.ravel(), (0, spare), "edge" if count else "constant") for value in values]
     with jax.enable_x64(True):
-        return np.asarray(equation.primitive.bind(*map(jnp.asarray, values), **params))
+        results = np.asarray(equation.primitive.bind(*map(jnp.asarray, values), **params))
+    return results[:count].reshape(shape)
