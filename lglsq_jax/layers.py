@@ -40,6 +40,7 @@ class _Quantized:
     input_offset: Offset | None
     progress: Progress
     observer: Callable[[Array], bool] | None = None  # on temporary copies only: sees inputs; True runs in float
+    switch: Callable[[], Array] | None = None  # on temporary copies only: a traced bool; False: without quantizers
     kernel: nnx.Param
     dtype: Any
 
@@ -115,15 +116,23 @@ class _Quantized:
         if self.observer is not None and self.observer(x):
             return float_product(x, kernel)
         kernel = self.transformed(kernel)
-        with self._readable_errors():
+
+        def quantized_product():
             if self.weight_scale is not None and self.input_scale is not None:
                 offset = None if self.input_offset is None else self.input_offset[...]
                 scales = self.input_scale[...], self.weight_scale[...]
                 return fused_product(x, kernel, *scales, offset, self.progress[...])
-            x = self._fake_quantized(x)
+            quantized = kernel
             if self.weights is not None and self.weight_scale is not None:
-                kernel = fake_quantize(kernel, self.weight_scale[...], self.weights, None, self.progress[...])
-        return float_product(x, kernel)
+                quantized = fake_quantize(kernel, self.weight_scale[...], self.weights, None, self.progress[...])
+            return float_product(self._fake_quantized(x), quantized)
+
+        with self._readable_errors():
+            return self._switched(quantized_product, lambda: float_product(x, kernel))
+
+    def _switched(self, quantized: Callable[[], Array], in_float: Callable[[], Array]) -> Array:
+        """The quantized result, or, where a switch is set, whichever it says: both are compiled, one is computed."""
+        return quantized() if self.switch is None else lax.cond(self.switch(), quantized, in_float)
 
     def _fake_quantized(self, x):
         """The inputs on the grid of their quantizer, where they have one."""
@@ -184,7 +193,7 @@ class Quantizer(_Quantized, nnx.Module):
         if self.observer is not None and self.observer(x):
             return x
         with self._readable_errors():
-            return self._fake_quantized(x)
+            return self._switched(lambda: self._fake_quantized(x), lambda: x)
 
 
 class QuantConv(_Quantized, nnx.Conv):

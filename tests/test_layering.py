@@ -16,7 +16,7 @@ ROWS = {
     "scripts": {"train", "configs", "benchmarks", "studies", "fuzz"},
     "package": {PACKAGE},  # lglsq_jax/__init__.py, which collects the public names
     "system": {"training", "data", "report", "integer", "commands", "__main__"},
-    "model": {"models", "batch_norm", "convert", "inspection", "observe", "paths"},
+    "model": {"models", "batch_norm", "convert", "inspection", "layer_sensitivity", "observe", "paths"},
     "layer": {"layers", "normalize"},
     "function": {"ops"},
     "numerics": {"quantizers", "gradients", "methods", "calibration", "spec", "primitives"},
