@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import ArrayLike, Float, Int
 
 from .inspection import check_scales
 from .paths import quantized_layers
@@ -74,7 +74,9 @@ class Sensitivity:
         return "\n".join(lines)
 
 
-def sensitivity(model: nnx.Module, batches: Iterable[tuple[Float[Array, "n ..."], Int[Array, "n"]]]) -> Sensitivity:
+def sensitivity(
+    model: nnx.Module, batches: Iterable[tuple[Float[ArrayLike, "n ..."], Int[ArrayLike, "n"]]]
+) -> Sensitivity:
     """Returns top-1 and loss of ``model`` with one layer quantized, and with one left in float, for each layer.
 
     The weights stay those of ``model``; only the rounding and clipping of weights and inputs is switched on and off,
