@@ -50,6 +50,7 @@ _WHERE = {
     "check_scales": "inspection",
     "layer_statistics": "inspection",
     "weight_codes": "inspection",
+    "sensitivity": "layer_sensitivity",
     "UserError": "errors",
 }
 _MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "training")

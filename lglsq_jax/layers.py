@@ -42,6 +42,7 @@ class _Quantized:
     progress: Progress
     observer: Callable[[Array], bool] | None = None  # on temporary copies only: sees inputs; True runs in float
     deferred: Iterator[Deferred] | None = None  # on temporary copies only: one a call, puts the gradient rules off
+    switch: Callable[[], Array] | None = None  # on temporary copies only: a traced bool; False: without quantizers
     kernel: nnx.Param
     dtype: Any
 
@@ -142,19 +143,27 @@ class _Quantized:
         deferred = None if self.deferred is None else next(self.deferred)
         if deferred is None:
             kernel = self.transformed(kernel)
-        with self._readable_errors():
+
+        def quantized_product():
             if self.weight_scale is not None and self.input_scale is not None:
                 offset = None if self.input_offset is None else self.input_offset[...]
                 scales = self.input_scale[...], self.weight_scale[...]
                 return fused_product(x, kernel, *scales, offset, self.progress[...], deferred)
-            x = self._fake_quantized(x, deferred)
+            quantized = kernel
             if self.weights is not None and self.weight_scale is not None:
                 scale = self.weight_scale[...]
                 if deferred is None:
-                    kernel = fake_quantize(kernel, scale, self.weights, None, self.progress[...])
+                    quantized = fake_quantize(kernel, scale, self.weights, None, self.progress[...])
                 else:
-                    kernel = dequantize_deferred(deferred, scale, self.weights, kernel.dtype)
-        return float_product(x, kernel)
+                    quantized = dequantize_deferred(deferred, scale, self.weights, kernel.dtype)
+            return float_product(self._fake_quantized(x, deferred), quantized)
+
+        with self._readable_errors():
+            return self._switched(quantized_product, lambda: float_product(x, kernel))
+
+    def _switched(self, quantized: Callable[[], Array], in_float: Callable[[], Array]) -> Array:
+        """The quantized result, or, where a switch is set, whichever it says: both are compiled, one is computed."""
+        return quantized() if self.switch is None else lax.cond(self.switch(), quantized, in_float)
 
     def _fake_quantized(self, x, deferred: Deferred | None):
         """The inputs on the grid of their quantizer, where they have one."""
@@ -220,7 +229,8 @@ class Quantizer(_Quantized, nnx.Module):
         if self.observer is not None and self.observer(x):
             return x
         with self._readable_errors():
-            return self._fake_quantized(x, None if self.deferred is None else next(self.deferred))
+            deferred = None if self.deferred is None else next(self.deferred)
+            return self._switched(lambda: self._fake_quantized(x, deferred), lambda: x)
 
 
 class QuantConv(_Quantized, nnx.Conv):

@@ -16,7 +16,17 @@ ROWS = {
     "scripts": {"train", "configs", "benchmarks", "studies", "fuzz"},
     "package": {PACKAGE},  # lglsq_jax/__init__.py, which collects the public names
     "system": {"training", "data", "report", "integer", "commands", "__main__"},
-    "model": {"models", "accumulation", "batch_norm", "convert", "precision", "inspection", "observe", "paths"},
+    "model": {
+        "models",
+        "accumulation",
+        "batch_norm",
+        "convert",
+        "precision",
+        "inspection",
+        "layer_sensitivity",
+        "observe",
+        "paths",
+    },
     "layer": {"layers", "normalize"},
     "function": {"ops"},
     "numerics": {"quantizers", "deferred", "gradients", "methods", "calibration", "spec", "primitives"},

@@ -1,4 +1,4 @@
-"""``python -m lglsq_jax``: on a run's folder, make its integers again, verify, evaluate and inspect them."""
+"""``python -m lglsq_jax``: on a run's folder, make its integers again, verify, evaluate, inspect and report them."""
 
 import dataclasses
 import difflib
@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from .command import Command, Result, options_of, positional
 from .programs import PROGRAM_COMMANDS, inspect_program, is_program_file
+from .reports import REPORT_COMMAND
 from .sentences import answer, parse
 
 _USAGE = """usage: python -m lglsq_jax COMMAND RUN [--json]
@@ -161,6 +162,7 @@ COMMANDS = {
             _inspect,
             _options("Folder of the run, or the file of an integer program."),
         ),
+        REPORT_COMMAND,
         *PROGRAM_COMMANDS,
     )
 }
