@@ -19,7 +19,7 @@ ROWS = {
     "model": {"models", "batch_norm", "convert", "inspection", "observe", "paths"},
     "layer": {"layers", "normalize"},
     "function": {"ops"},
-    "numerics": {"quantizers", "gradients", "methods", "calibration", "spec", "primitives"},
+    "numerics": {"quantizers", "gradients", "methods", "method_names", "calibration", "spec", "primitives"},
     "errors": {"errors", "files"},
 }
 WITHOUT_FLAX = ("numerics", "errors")
