@@ -1,8 +1,7 @@
 """Named gradient methods: the published ones, and LG-LSQ as reconstructed here."""
 
-import difflib
-
 from . import gradients
+from .method_names import NAMES, check_method
 
 STE = gradients.GradientMethod(scale_rule=gradients.FixedScale(), round_rule=gradients.STE())
 """Scales fixed by calibration, straight-through rounding (Bengio et al., 2013)."""
@@ -46,21 +45,12 @@ LG_LSQ = gradients.GradientMethod(
 )
 """SSG, ASR and MDE together (arXiv 2202.09009), reconstructed from its abstract."""
 
-_BY_NAME = {
-    "ste": STE,
-    "lsq": LSQ,
-    "lsq_plus": LSQ_PLUS,
-    "llsq": LLSQ,
-    "ewgs": EWGS,
-    "pact": PACT,
-    "dorefa": DOREFA,
-    "lg_lsq": LG_LSQ,
-}
+_BY_NAME = {name: globals()[name.upper()] for name in NAMES}
 
 
 def names() -> tuple[str, ...]:
     """Returns the names that :func:`get` knows."""
-    return tuple(_BY_NAME)
+    return NAMES
 
 
 def get(name: str) -> gradients.GradientMethod:
@@ -69,8 +59,5 @@ def get(name: str) -> gradients.GradientMethod:
     Raises:
         ValueError: the name is not known; the message lists those that are.
     """
-    if name not in _BY_NAME:
-        close = difflib.get_close_matches(str(name), _BY_NAME, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"`name` must be one of {', '.join(_BY_NAME)}, got {name!r}{hint}")
+    check_method(name)
     return _BY_NAME[name]

@@ -29,7 +29,7 @@ ROWS = {
     },
     "layer": {"layers", "normalize"},
     "function": {"ops"},
-    "numerics": {"quantizers", "deferred", "gradients", "methods", "calibration", "spec", "primitives"},
+    "numerics": {"quantizers", "deferred", "gradients", "methods", "method_names", "calibration", "spec", "primitives"},
     "errors": {"errors", "files"},
 }
 WITHOUT_FLAX = ("numerics", "errors")

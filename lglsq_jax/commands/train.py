@@ -1,12 +1,13 @@
 """``train.py``: an experiment from ``configs/``, its fields as flags."""
 
+import ast
 import dataclasses
 import difflib
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..errors import UserError
 from .command import setting, switch
@@ -38,6 +39,20 @@ def _train(arguments: list[str], configs: Path) -> int:
         return 0
     if arguments[0] == "--list":
         return _list(configs)
+    chosen, given, run_dir = read(arguments, configs)
+    from ..training.cluster import join
+
+    join(**{name: getattr(given, name) for name in ("distributed", "coordinator", "processes", "process_id")})
+    return _run(chosen, run_dir, given.dry_run)
+
+
+def read(arguments: Sequence[str], configs: Path) -> tuple[Any, Any, str]:
+    """Returns the ``TrainConfig`` that a command line names, all its options, and the folder of the run.
+
+    Raises:
+        UserError: it does not name a config first, or a flag is wrong.
+        SystemExit: status 0 after ``--help``.
+    """
     name, *flags = arguments
     if name.startswith("-"):
         raise UserError(f"CONFIG must come first, before {name}; it is one of {', '.join(_names(configs))}")
@@ -53,12 +68,9 @@ def _train(arguments: list[str], configs: Path) -> int:
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainConfig)}
     default = kind(**fields)
     description = (module.__doc__ or "").strip()
-    given = parse(kind, flags, default=default, prog=f"train.py {name}", description=description)
+    given: Any = parse(kind, flags, default=default, prog=f"train.py {name}", description=description)
     chosen = TrainConfig(**{name: getattr(given, name) for name in fields})
-    from ..training.cluster import join
-
-    join(**{name: getattr(given, name) for name in ("distributed", "coordinator", "processes", "process_id")})
-    return _run(chosen, given.run_dir or f"runs/{file.stem}{'-dry-run' if given.dry_run else ''}", given.dry_run)
+    return chosen, given, given.run_dir or f"runs/{file.stem}{'-dry-run' if given.dry_run else ''}"
 
 
 def _run(config, run_dir: str, dry: bool) -> int:
@@ -118,7 +130,7 @@ def _list(configs: Path) -> int:
     names = _names(configs)
     width = max(map(len, names), default=0)
     for name in names:
-        text = (_load(configs / f"{name}.py").__doc__ or "").strip().splitlines()
+        text = (ast.get_docstring(ast.parse((configs / f"{name}.py").read_text())) or "").splitlines()
         print(f"{name.ljust(width)}  {text[0] if text else ''}".rstrip())
     return 0
 

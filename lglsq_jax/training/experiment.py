@@ -13,6 +13,7 @@ from ..inspection import Plan, plan
 from ..models import load_torchvision, recommended_rules
 from ..spec import QuantSpec
 from .bad_steps import BadSteps
+from .cache import compiled_once
 from .checkpoints import Checkpoints, whole_hash
 from .config import TrainConfig, as_dict, differences
 from .deploy import (
@@ -60,7 +61,10 @@ def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest |
         dataset = open_dataset(config.data)
         with opened(folder, config) as log:
             summary = told(lambda: read_json(folder.summary_file) if folder.finished else None)
-            return summary or _run(config, folder, dataset, log, stop)
+            if summary:
+                return summary
+            with compiled_once(folder.path / "cache"):
+                return _run(config, folder, dataset, log, stop)
 
 
 def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest) -> dict[str, Any]:
