@@ -8,6 +8,7 @@ reserves it for the compiled gradients, its median time, and its median ratio to
 
 import argparse
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def main():
     lq.calibrate(model, [images[:16]])
     model.train()
     kinds = (1, 2, 4, 8)
-    compiled = {parts: compile_gradients(model, batch, parts) for parts in kinds}
+    compiled: dict[int, Any] = {parts: compile_gradients(model, batch, parts) for parts in kinds}
     times: dict[int, list[float]] = {parts: [] for parts in kinds}
     for round_number in range(options.rounds + 1):
         for parts, (run, state) in compiled.items():
