@@ -115,8 +115,8 @@ def sensitivity(found: Findings, gallery: Gallery) -> list[Content]:
         "Which layers suffer most from few bits. All figures use the weights of the trained quantized network; only "
         "rounding is switched on and off. Blue: every layer is in float but one, and the accuracy says what rounding "
         "in this layer alone costs. Orange: every layer is rounded but one, and the accuracy says what this layer "
-        "would give back. Good: all points stay near the dashed line of their colour. A blue point far to the left of its "
-        "line is a layer that needs more bits. Since the weights learned to work with rounding, the network can be "
+        "would give back. Good: all points stay near the dashed line of their colour. A blue point far to the left of "
+        "its line is a layer that needs more bits. Since the weights learned to work with rounding, the network can be "
         "better with it than without, and points may lie on either side."
     )
     rows = [
