@@ -1,6 +1,8 @@
-"""Named gradient methods: the published ones, and LG-LSQ as reconstructed here."""
+"""Named gradient methods: the published ones, LG-LSQ as reconstructed here, and either with a part more or less."""
 
+import dataclasses
 import difflib
+import re
 
 from . import gradients
 
@@ -58,19 +60,49 @@ _BY_NAME = {
 }
 
 
+_PARTS = {"ssg": "scale_rule", "asr": "round_rule", "mde": "error_rule"}
+_WITHOUT = {"ssg": LSQ.scale_rule, "asr": LSQ.round_rule, "mde": LSQ.error_rule}
+
+
 def names() -> tuple[str, ...]:
-    """Returns the names that :func:`get` knows."""
+    """Returns the names of the methods that :func:`get` composes others of."""
     return tuple(_BY_NAME)
 
 
 def get(name: str) -> gradients.GradientMethod:
-    """Returns the method of that name, such as ``"lg_lsq"``.
+    """Returns the method of that name, such as ``"lg_lsq"``, with parts of LG-LSQ added or left out.
+
+    After the name, ``+ssg``, ``+asr`` and ``+mde`` put LG-LSQ's scale, round and error rule in the place of the
+    method's own; ``-ssg``, ``-asr`` and ``-mde`` put LSQ's there. So ``"lsq+asr+mde"`` is what the paper calls ASR and
+    MDE on top of LSQ, and ``"lg_lsq-asr"`` is LG-LSQ without ASR.
 
     Raises:
-        ValueError: the name is not known; the message lists those that are.
+        ValueError: the name is not known (the message lists those that are), a part is not one of the three, or it is
+            there already, is not there to be left out, or would take the place of another error rule (EWGS).
     """
-    if name not in _BY_NAME:
-        close = difflib.get_close_matches(str(name), _BY_NAME, n=1)
+    base, *changes = re.split(r"(?=[+-])", name) if isinstance(name, str) else (name,)
+    if base not in _BY_NAME:
+        close = difflib.get_close_matches(str(base), _BY_NAME, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"`name` must be one of {', '.join(_BY_NAME)}, got {name!r}{hint}")
-    return _BY_NAME[name]
+    method = _BY_NAME[base]
+    for change in changes:
+        method = _changed(name, method, change)
+    return method
+
+
+def _changed(name: str, method: gradients.GradientMethod, change: str) -> gradients.GradientMethod:
+    sign, part = change[0], change[1:]
+    if part not in _PARTS:
+        raise ValueError(
+            f"`name` must add or leave out {', '.join(_PARTS)}, such as lsq+asr+mde or lg_lsq-asr, got {name!r}"
+        )
+    rule = _PARTS[part]
+    own, there = getattr(LG_LSQ, rule), getattr(method, rule)
+    if sign == "+" and own == there:
+        raise ValueError(f"`name` must add a part that is not there yet, but +{part} in {name!r} is")
+    if sign == "-" and own != there:
+        raise ValueError(f"`name` must leave out a part that is there, but {part} in {name!r} is not")
+    if rule == "error_rule" and sign == "+" and there != _WITHOUT[part]:
+        raise ValueError(f"`name` must add mde to a method without an error rule, but {name!r} has {there!r}")
+    return dataclasses.replace(method, **{rule: own if sign == "+" else _WITHOUT[part]})
