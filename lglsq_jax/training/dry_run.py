@@ -1,18 +1,14 @@
 """A whole experiment on made-up images in minutes: everything that its command will do, before the data are there."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import jax
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from ..data import open_dataset
 from ..data.mock import mock_imagenet
 from ..errors import UserError
 from ..models import save_torchvision
+from .compilation import compiled_once
 from .config import TrainConfig
 from .experiment import build_float, run_experiment
 from .signals import Stopped, StopRequest
@@ -41,7 +37,7 @@ def dry_run(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
     print(f"dry run: {_CLASSES * _TRAIN} made-up images of {IMAGE_SIZE}x{IMAGE_SIZE} instead of the data", flush=True)
     mock_imagenet(mock / "images", classes=_CLASSES, train=_TRAIN, val=_TEST)
     shortened = shorten(config, mock / "images", mock / "weights.safetensors")
-    with _compiled_once(folder / "cache"):
+    with compiled_once(folder / "cache"):
         return _stopped_and_continued(shortened, mock / "weights.safetensors", folder / "run")
 
 
@@ -56,20 +52,6 @@ def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path) -> dic
     return run_experiment(config, run)
 
 
-@contextlib.contextmanager
-def _compiled_once(folder: Path) -> Iterator[None]:
-    """Keeps compiled programs in a folder meanwhile, unless they are kept somewhere already."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None):
-        yield
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    try:
-        yield
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
-        reset_cache()
-
-
 def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
     """Returns the experiment on a folder of few images, from a file of weights, for two short epochs."""
     data = dataclasses.replace(
@@ -82,6 +64,7 @@ def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
         eval_batch_size=_BATCH,
         crop_padding=0,
         workers=min(config.data.workers, 1),
+        train_images=None,
     )
     pretraining = dataclasses.replace(config.pretraining, start_from=None, weights=str(weights))
     quantized = dataclasses.replace(config.quantized, epochs=2, warmup_epochs=1, calibration_batches=1)
