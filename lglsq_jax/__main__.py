@@ -1,4 +1,4 @@
-"""``python -m lglsq_jax {lower,verify,evaluate,inspect,export,compare} RUN``."""
+"""``python -m lglsq_jax {lower,verify,evaluate,inspect,export,compare} RUN``, ``study FILE``."""
 
 import sys
 

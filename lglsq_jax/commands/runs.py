@@ -11,9 +11,11 @@ from ..errors import UserError
 from .command import Command, Result, options_of, positional
 from .programs import PROGRAM_COMMANDS, inspect_program, is_program_file
 from .sentences import answer, parse
+from .study import STUDY_COMMAND
 
 _USAGE = """usage: python -m lglsq_jax COMMAND RUN [--json]
        python -m lglsq_jax compare A B [--json]
+       python -m lglsq_jax study FILE [--only PATTERN] [--processes N] [--list] [--table] [--json]
 
 RUN is a run's folder, as train.py made it; export, inspect and compare take the file of an integer program too.
 """
@@ -162,5 +164,6 @@ COMMANDS = {
             _options("Folder of the run, or the file of an integer program."),
         ),
         *PROGRAM_COMMANDS,
+        STUDY_COMMAND,
     )
 }

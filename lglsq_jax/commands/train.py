@@ -42,7 +42,7 @@ def _train(arguments: list[str], configs: Path) -> int:
     if name.startswith("-"):
         raise UserError(f"CONFIG must come first, before {name}; it is one of {', '.join(_names(configs))}")
     file = _find(name, configs)
-    module = _load(file)
+    module = load_module(file)
 
     from ..training.config import TrainConfig
 
@@ -118,7 +118,7 @@ def _list(configs: Path) -> int:
     names = _names(configs)
     width = max(map(len, names), default=0)
     for name in names:
-        text = (_load(configs / f"{name}.py").__doc__ or "").strip().splitlines()
+        text = (load_module(configs / f"{name}.py").__doc__ or "").strip().splitlines()
         print(f"{name.ljust(width)}  {text[0] if text else ''}".rstrip())
     return 0
 
@@ -135,7 +135,8 @@ def _find(name: str, configs: Path) -> Path:
     raise UserError(f"CONFIG must be one of {', '.join(_names(configs))}, got {name!r}{hint}")
 
 
-def _load(file: Path):
+def load_module(file: Path):
+    """Returns the module of a Python file; what it builds may raise ``UserError``, which then names the file."""
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
