@@ -1,4 +1,4 @@
-"""``python -m lglsq_jax {lower,verify,evaluate,inspect,report,export,compare} RUN``."""
+"""``python -m lglsq_jax {lower,verify,evaluate,inspect,report,export,compare} RUN``, ``study FILE``."""
 
 import sys
 

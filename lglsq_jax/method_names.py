@@ -1,17 +1,37 @@
 """The names of the gradient methods. Light to import: JAX is not needed to read a config."""
 
 import difflib
+import re
 
 NAMES = ("ste", "lsq", "lsq_plus", "llsq", "ewgs", "pact", "dorefa", "lg_lsq")
+PARTS = ("ssg", "asr", "mde")
+"""The parts of LG-LSQ, which are its rules for the scale, the rounding and the rounding error."""
 
 
-def check_method(name: str) -> None:
-    """Checks that a method has this name.
+def check_method(name: str) -> tuple[str, list[tuple[str, str]]]:
+    """Checks a method's name, such as ``lsq+asr+mde``, and returns its base and the parts added (+) or left out (-).
 
     Raises:
-        ValueError: it is not known; the message lists those that are.
+        ValueError: the base is not known (the message lists those that are), a part is not one of the three, is there
+            already, is not there to be left out, or would take the place of another error rule (EWGS).
     """
-    if name not in NAMES:
-        close = difflib.get_close_matches(str(name), NAMES, n=1)
+    base, *changes = re.split(r"(?=[+-])", name) if isinstance(name, str) else (name,)
+    if base not in NAMES:
+        close = difflib.get_close_matches(str(base), NAMES, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"`name` must be one of {', '.join(NAMES)}, got {name!r}{hint}")
+    present = set(PARTS) if base == "lg_lsq" else set()
+    for change in changes:
+        sign, part = change[0], change[1:]
+        if part not in PARTS:
+            raise ValueError(
+                f"`name` must add or leave out {', '.join(PARTS)}, such as lsq+asr+mde or lg_lsq-asr, got {name!r}"
+            )
+        if sign == "+" and part in present:
+            raise ValueError(f"`name` must add a part that is not there yet, but +{part} in {name!r} is")
+        if sign == "-" and part not in present:
+            raise ValueError(f"`name` must leave out a part that is there, but {part} in {name!r} is not")
+        if base == "ewgs" and part == "mde":
+            raise ValueError(f"`name` must add mde to a method without an error rule, but {name!r} has EWGS's")
+        present ^= {part}
+    return base, [(change[0], change[1:]) for change in changes]

@@ -1,4 +1,6 @@
-"""Named gradient methods: the published ones, and LG-LSQ as reconstructed here."""
+"""Named gradient methods: the published ones, LG-LSQ as reconstructed here, and either with a part more or less."""
+
+import dataclasses
 
 from . import gradients
 from .method_names import NAMES, check_method
@@ -48,16 +50,29 @@ LG_LSQ = gradients.GradientMethod(
 _BY_NAME = {name: globals()[name.upper()] for name in NAMES}
 
 
+_PARTS = {"ssg": "scale_rule", "asr": "round_rule", "mde": "error_rule"}
+_WITHOUT = {"ssg": LSQ.scale_rule, "asr": LSQ.round_rule, "mde": LSQ.error_rule}
+
+
 def names() -> tuple[str, ...]:
-    """Returns the names that :func:`get` knows."""
+    """Returns the names of the methods that :func:`get` composes others of."""
     return NAMES
 
 
 def get(name: str) -> gradients.GradientMethod:
-    """Returns the method of that name, such as ``"lg_lsq"``.
+    """Returns the method of that name, such as ``"lg_lsq"``, with parts of LG-LSQ added or left out.
+
+    After the name, ``+ssg``, ``+asr`` and ``+mde`` put LG-LSQ's scale, round and error rule in the place of the
+    method's own; ``-ssg``, ``-asr`` and ``-mde`` put LSQ's there. So ``"lsq+asr+mde"`` is what the paper calls ASR and
+    MDE on top of LSQ, and ``"lg_lsq-asr"`` is LG-LSQ without ASR.
 
     Raises:
-        ValueError: the name is not known; the message lists those that are.
+        ValueError: the name is not known (the message lists those that are), a part is not one of the three, or it is
+            there already, is not there to be left out, or would take the place of another error rule (EWGS).
     """
-    check_method(name)
-    return _BY_NAME[name]
+    base, changes = check_method(name)
+    method = _BY_NAME[base]
+    for sign, part in changes:
+        rule = getattr(LG_LSQ, _PARTS[part]) if sign == "+" else _WITHOUT[part]
+        method = dataclasses.replace(method, **{_PARTS[part]: rule})
+    return method

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = {
     "scripts": {"train", "configs", "benchmarks", "studies", "fuzz"},
     "package": {PACKAGE},  # lglsq_jax/__init__.py, which collects the public names
-    "system": {"training", "data", "report", "integer", "commands", "__main__"},
+    "system": {"training", "data", "report", "study", "integer", "commands", "__main__"},
     "model": {
         "models",
         "accumulation",

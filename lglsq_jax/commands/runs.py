@@ -12,9 +12,11 @@ from .command import Command, Result, options_of, positional
 from .programs import PROGRAM_COMMANDS, inspect_program, is_program_file
 from .reports import REPORT_COMMAND
 from .sentences import answer, parse
+from .study import STUDY_COMMAND
 
 _USAGE = """usage: python -m lglsq_jax COMMAND RUN [--json]
        python -m lglsq_jax compare A B [--json]
+       python -m lglsq_jax study FILE [--only PATTERN] [--processes N] [--list] [--table] [--json]
 
 RUN is a run's folder, as train.py made it; export, inspect and compare take the file of an integer program too.
 """
@@ -164,5 +166,6 @@ COMMANDS = {
         ),
         REPORT_COMMAND,
         *PROGRAM_COMMANDS,
+        STUDY_COMMAND,
     )
 }

@@ -57,7 +57,7 @@ def read(arguments: Sequence[str], configs: Path) -> tuple[Any, Any, str]:
     if name.startswith("-"):
         raise UserError(f"CONFIG must come first, before {name}; it is one of {', '.join(_names(configs))}")
     file = _find(name, configs)
-    module = _load(file)
+    module = load_module(file)
 
     from ..training.config import TrainConfig
 
@@ -147,7 +147,8 @@ def _find(name: str, configs: Path) -> Path:
     raise UserError(f"CONFIG must be one of {', '.join(_names(configs))}, got {name!r}{hint}")
 
 
-def _load(file: Path):
+def load_module(file: Path):
+    """Returns the module of a Python file; what it builds may raise ``UserError``, which then names the file."""
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

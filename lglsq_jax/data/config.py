@@ -6,7 +6,15 @@ import operator
 from ..errors import UserError
 from .sources import find_source
 
-SMALLEST = {"batch_size": 1, "eval_batch_size": 1, "crop_padding": 0, "workers": 0, "image_size": 1, "max_damaged": 0}
+SMALLEST = {
+    "batch_size": 1,
+    "eval_batch_size": 1,
+    "crop_padding": 0,
+    "workers": 0,
+    "image_size": 1,
+    "max_damaged": 0,
+    "draw_seed": 0,
+}
 PHOTO_FIELDS = {"image_size": 224, "eval_resize": None, "min_crop_area": 0.08, "color_jitter": 0.0}
 """Fields that only sources of images of any size use, and their defaults."""
 
@@ -47,6 +55,12 @@ class DataConfig:
     """folder, imagenet: how far brightness, contrast and saturation move in training (0.4: by 40 %); 0: not at all."""
     max_damaged: int = 100
     """folder, imagenet: how many training images may be damaged; they are told and replaced, one more ends the run."""
+    train_images: int | None = None
+    """How many training images are kept, drawn by draw_seed; None: all of them. The test images stay as they are."""
+    label_noise: float = 0.0
+    """Share of the training images that get a wrong label, drawn by draw_seed."""
+    draw_seed: int = 0
+    """Seed of which training images are kept and which labels are wrong."""
 
     def __post_init__(self):
         for field in ("source", "path", "name"):
@@ -57,6 +71,9 @@ class DataConfig:
             object.__setattr__(self, field, whole_number(field, getattr(self, field), smallest))
         if self.eval_resize is not None:
             object.__setattr__(self, "eval_resize", whole_number("eval_resize", self.eval_resize, self.image_size))
+        if self.train_images is not None:
+            object.__setattr__(self, "train_images", whole_number("train_images", self.train_images, 1))
+        _check_share("label_noise", self.label_noise, zero=True)
         _check_share("color_jitter", self.color_jitter, zero=True)
         _check_share("min_crop_area", self.min_crop_area, zero=False)
         if not isinstance(self.flip, bool):

@@ -56,10 +56,14 @@ def open_dataset(config: DataConfig) -> Dataset:
     """Reads the data set that ``config`` names, and checks all of it that can be checked at once.
 
     Raises:
-        UserError: something is missing, damaged or does not fit together, or ``batch_size`` is larger than the
-            training set.
+        UserError: something is missing, damaged or does not fit together, or ``batch_size`` or ``train_images`` is
+            larger than the training set.
     """
     module = importlib.import_module(f".{find_source(config.source).module}", __package__)
     dataset = module.read(config)
+    if config.train_images is not None or config.label_noise:
+        from .draw import drawn
+
+        dataset = drawn(dataset, config)
     dataset.check_batch_size(config.batch_size)
     return dataset

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from ..inspection import check_scales
-from ..observe import layer_inputs
-from ..paths import quantized_layers
+from ..observe import observed
+from ..paths import QuantLayer, quantized_layers
 from ..quantizers import broadcast_scale
 from ..spec import QuantSpec
 
@@ -67,8 +68,7 @@ def layer_distributions(model: nnx.Module, images: Float[ArrayLike, "n ..."]) ->
         ValueError: a layer is not calibrated.
     """
     check_scales(model)
-    graph, state = nnx.split(model)
-    measured = jax.device_get(_measure(graph, state, images))
+    measured = jax.device_get(observed(model, _measure, in_float=False)(jnp.asarray(images)))
     return [
         LayerDistributions(
             path,
@@ -79,19 +79,14 @@ def layer_distributions(model: nnx.Module, images: Float[ArrayLike, "n ..."]) ->
     ]
 
 
-@jax.jit(static_argnums=0)
-def _measure(graph, state, images):
-    model = nnx.merge(graph, state)
-    calls = layer_inputs(model, images, in_float=False)
-    found = {}
-    for path, layer in quantized_layers(model):
-        found[path] = values = {}
-        if layer.weights is not None and layer.weight_scale is not None:
-            values["weights"] = _sums(layer.quantizer_kernel, layer.weight_scale[...], None, layer.weights)
-        if layer.inputs is not None and layer.input_scale is not None and calls[path]:
-            offset = None if layer.input_offset is None else layer.input_offset[...]
-            values["inputs"] = _sums(calls[path][0], layer.input_scale[...], offset, layer.inputs)
-    return found
+def _measure(layer: QuantLayer, calls: list[Array]) -> dict[str, Any]:
+    values = {}
+    if layer.weights is not None and layer.weight_scale is not None:
+        values["weights"] = _sums(layer.quantizer_kernel, layer.weight_scale[...], None, layer.weights)
+    if layer.inputs is not None and layer.input_scale is not None and calls:
+        offset = None if layer.input_offset is None else layer.input_offset[...]
+        values["inputs"] = _sums(calls[0], layer.input_scale[...], offset, layer.inputs)
+    return values
 
 
 def _bins(spec: QuantSpec) -> tuple[int, float, float]:

@@ -49,7 +49,7 @@ def figure(height: float) -> Iterator["Figure"]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
         yield Figure(figsize=(_INCHES, height / 96), dpi=_DOTS, layout="constrained")
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..data import Dataset, normalize, open_dataset
+from ..data import Dataset, eval_batches, normalize, open_dataset
 from ..data.dataset import gather
 from ..errors import UserError
 from ..files import read_json
 from ..inspection import Plan, plan
+from ..integer.program import IntegerProgram
 from ..integer.summary import Summary
 from ..layer_sensitivity import Sensitivity, sensitivity
 from ..training.config import TrainConfig
@@ -90,10 +91,10 @@ def find(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAMPLES) ->
     begun = dataclasses.replace(begun, dataset=dataset)
     if snapshot.phase == "float":
         model = float_network(folder, config, dataset).model()
-        return dataclasses.replace(begun, predictor="float", predictions=_predictions(jax.jit(model), dataset, config))
+        return dataclasses.replace(begun, predictor="float", predictions=_predictions(model, dataset, config))
     model = quantized_network(folder, config, dataset).model()
     program = load_program(folder) if folder.finished else None
-    network = jax.jit(model) if program is None else program
+    network = model if program is None else program
     costs = None if program is None else program.summary()
     places = {row.path: place for place, row in enumerate(costs.rows)} if costs else {}
 
@@ -127,4 +128,9 @@ def _some_images(dataset: Dataset) -> np.ndarray:
 
 
 def _predictions(network: Any, dataset: Dataset, config: TrainConfig) -> Predictions:
-    return predict(network, test_images(dataset, config), dataset.num_classes)
+    """What a program, or a model in evaluation mode, says of the whole test set."""
+    if isinstance(network, IntegerProgram):
+        return predict(network, test_images(network, dataset, config), dataset.num_classes)
+    batches = ({name: batch[name][batch["mask"]] for name in ("image", "label")}
+               for batch in eval_batches(dataset, config.data))  # fmt: skip
+    return predict(jax.jit(network), batches, dataset.num_classes)

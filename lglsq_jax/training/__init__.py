@@ -21,6 +21,7 @@ _WHERE = {
     "make_optimizer": "optimizer",
     "make_schedule": "optimizer",
     "run_experiment": "experiment",
+    "train_alone": "experiment",
 }
 
 __all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]

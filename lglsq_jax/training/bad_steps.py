@@ -12,6 +12,10 @@ from .config import TrainConfig
 from .hosts import first
 
 
+class Diverged(UserError):
+    """The loss or a scale is not finite and positive any more."""
+
+
 class BadSteps:
     """Writes the images of bad steps to a file and counts those that were skipped.
 

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
-from .. import methods
 from ..data import DataConfig
 from ..errors import UserError
+from ..method_names import check_method
 from .bounds import check_number, check_whole
 from .networks import find_network
 
@@ -103,7 +103,8 @@ class QuantizedConfig(PhaseConfig):
     """The quantized phase: starts from the float network's weights and calibrated scales."""
 
     method: str = "lg_lsq"
-    """How scales and values learn: lg_lsq, lsq, lsq_plus, llsq, ewgs, pact, dorefa or ste."""
+    """How scales and values learn: lg_lsq, lsq, lsq_plus, llsq, ewgs, pact, dorefa or ste; parts of LG-LSQ may be
+    added or left out, such as lsq+asr+mde or lg_lsq-ssg."""
     weight_bits: int = 3
     """Bits of the weights, 2 to 8; the first and the last layer have 8."""
     input_bits: int = 3
@@ -116,6 +117,8 @@ class QuantizedConfig(PhaseConfig):
     """Scales are held above this fraction of their start."""
     calibration_batches: int = 4
     """Training batches from which the scales start."""
+    scale_start_factor: float = 1.0
+    """Multiplies every scale after calibration, to try a bad start."""
     distillation: float = 0.0
     """Weight of the float network's predictions in the loss, from 0 (labels alone) to 1."""
     temperature: float = 2.0
@@ -126,7 +129,7 @@ class QuantizedConfig(PhaseConfig):
     def __post_init__(self):
         super().__post_init__()
         try:
-            methods.get(self.method)
+            check_method(self.method)
         except ValueError as error:
             raise UserError(str(error).replace("`name`", "`method`")) from None
         for field in ("weight_bits", "input_bits"):
@@ -137,6 +140,7 @@ class QuantizedConfig(PhaseConfig):
             check_number("scale_learning_rate", self.scale_learning_rate, 0, math.inf)
         check_number("scale_floor", self.scale_floor, 0, 1, open_low=True, open_high=True)
         check_whole("calibration_batches", self.calibration_batches, 1)
+        check_number("scale_start_factor", self.scale_start_factor, 0, math.inf, open_low=True)
         check_number("distillation", self.distillation, 0, 1)
         check_number("temperature", self.temperature, 0, math.inf, open_low=True)
         check_number("ema_decay", self.ema_decay, 0, 1, open_high=True)

@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..files import read_json, write_json
 from ..inspection import Plan, plan
 from ..models import load_torchvision, recommended_rules
+from ..paths import quantized_layers
 from ..spec import QuantSpec
 from .bad_steps import BadSteps
 from .cache import compiled_once
@@ -67,18 +68,63 @@ def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest |
                 return _run(config, folder, dataset, log, stop)
 
 
+def train_alone(
+    config: TrainConfig, run_dir: str | Path, stop: StopRequest | None = None, *, last: str = "quantized"
+) -> float:
+    """Trains as ``run_experiment`` does and makes no integers, which it can still do with the folder later.
+
+    Args:
+        config: the experiment.
+        run_dir: the run's folder, new or begun with the same config.
+        stop: what asks the run to stop; None: SIGTERM and Ctrl-C alone.
+        last: the phase to end after, ``float`` or ``quantized``; after the first, other runs can ``start_from`` it.
+
+    Returns:
+        Top-1 on the test images of the network of that phase, a fraction.
+
+    Raises:
+        UserError: something that the user can put right.
+        Stopped: SIGTERM or Ctrl-C; the state is saved.
+    """
+    if last not in PHASES:
+        raise ValueError(f"`last` must be one of {', '.join(PHASES)}, got {last!r}")
+    folder, stop = RunFolder(Path(run_dir)), stop or StopRequest()
+    with stop.listening():
+        dataset = open_dataset(config.data)
+        with opened(folder, config) as log:
+            trained, _ = _trained(config, folder, dataset, log, stop, last)
+            return evaluate(trained[last], dataset, config, mesh_of(config))["accuracy"]
+
+
 def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest) -> dict[str, Any]:
+    (trained, steps), mesh = _trained(config, folder, dataset, log, stop, "quantized"), mesh_of(config)
+    stop.check("before the integers were made; the same command goes on from here")
+    top1 = {phase: evaluate(network, dataset, config, mesh)["accuracy"] for phase, network in trained.items()}
+    facts = {"step": steps, "float": top1["float"], "fake_quantized": top1["quantized"]}
+    summary = told(lambda: _deployed(config, folder, dataset, log, stop, trained["float"], trained["quantized"], facts))
+    if summary["broken"]:
+        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(summary["broken"]))
+    return summary["summary"]
+
+
+def _trained(
+    config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, last: str
+) -> tuple[dict[str, Network], int]:
+    """Returns the trained network of each phase up to the last one, and the steps of all."""
     log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
-    mesh, bad_steps = mesh_of(config), BadSteps(folder.bad_steps_file, dataset, config, log.warn)
+    bad_steps = BadSteps(folder.bad_steps_file, dataset, config, log.warn)
     damaged = DamagedImages(dataset.train, config.data.max_damaged, log.warn)
     float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged, bad_steps)
+    if last == "float":
+        return {"float": float_network}, float_steps
     model = float_network.model()
     template = quantize_model(model, quantization_rules(config, model))
 
     def calibrated() -> Network:
         log.say(f"calibrating {config.quantized.calibration_batches} batches")
         calibrate(template, _calibration_batches(config, dataset, damaged))
+        _multiply_scales(template, config.quantized.scale_start_factor)
         return Network.of(template)
 
     checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn, config.keep_checkpoints)
@@ -89,17 +135,7 @@ def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, 
         network = phase.run(Network.of(template), calibrated, float_network)
     finally:
         checkpoints.close()
-    stop.check("before the integers were made; the same command goes on from here")
-
-    top1 = {
-        "float": evaluate(float_network, dataset, config, mesh)["accuracy"],
-        "fake_quantized": evaluate(network, dataset, config, mesh)["accuracy"],
-    }
-    facts = {"step": float_steps + phase.steps, **top1}
-    summary = told(lambda: _deployed(config, folder, dataset, log, stop, float_network, network, facts))
-    if summary["broken"]:
-        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(summary["broken"]))
-    return summary["summary"]
+    return {"float": float_network, "quantized": network}, float_steps + phase.steps
 
 
 def _deployed(
@@ -215,6 +251,12 @@ def quantization_rules(config: TrainConfig, model):
     weights = QuantSpec(settings.weight_bits, signed=True, channel_axis=axis, method=method)
     inputs = QuantSpec(settings.input_bits, signed=False, batch_axis=0, method=method)
     return recommended_rules(model, weights=weights, inputs=inputs)
+
+
+def _multiply_scales(model, factor: float) -> None:
+    for _, layer in quantized_layers(model) if factor != 1 else ():
+        scales = {"weights": layer.weight_scale, "inputs": layer.input_scale}
+        layer.set_scales(**{name: factor * scale[...] for name, scale in scales.items() if scale is not None})
 
 
 def _calibration_batches(config: TrainConfig, dataset: Dataset, damaged: DamagedImages):

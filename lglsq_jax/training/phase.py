@@ -13,7 +13,7 @@ from ..data import DamagedImages, Dataset, eval_batches, steps_per_epoch, train_
 from ..errors import UserError
 from ..inspection import check_scales, layer_statistics
 from . import hosts
-from .bad_steps import BadSteps
+from .bad_steps import BadSteps, Diverged
 from .checkpoints import Checkpoints
 from .config import PhaseConfig, TrainConfig
 from .evaluation import evaluate, mesh_of
@@ -74,7 +74,8 @@ class Phase:
             teacher: float network for distillation.
 
         Raises:
-            UserError: the loss or a scale is not finite and positive (named), or a checkpoint cannot be used or saved.
+            Diverged: the loss or a scale is not finite and positive (named).
+            UserError: a checkpoint cannot be used or saved.
             Stopped: the process was asked to stop; the state is saved.
         """
         skeleton = template.skeleton
@@ -235,7 +236,7 @@ class Phase:
             elif not math.isfinite(values["loss"]) or not (math.isfinite(smallest) and smallest > 0):
                 self.log.flush()
                 self.bad_steps.note(step, values["loss"])
-                raise UserError(self._went_wrong(step, values["loss"], skeleton, state))
+                raise Diverged(self._went_wrong(step, values["loss"], skeleton, state))
         self.log.flush()
         return values
 

@@ -46,6 +46,39 @@ def test_an_unknown_name_gets_the_known_ones_and_the_closest():
         lq.methods.get("lglsq")
 
 
+def test_parts_of_lg_lsq_are_added_and_left_out():
+    get, full = lq.methods.get, lq.methods.LG_LSQ
+    assert get("lsq+ssg+asr+mde") == get("lsq+mde+asr+ssg") == full
+    assert get("lg_lsq-ssg-asr-mde") == lq.methods.LSQ
+    assert get("lg_lsq-ssg") == get("lsq+asr+mde")
+    assert get("lsq+asr") == dataclasses.replace(lq.methods.LSQ, round_rule=full.round_rule)
+    assert get("lg_lsq-mde") == dataclasses.replace(full, error_rule=lq.NoErrorRule())
+
+
+@pytest.mark.parametrize("base", ["lsq_plus", "pact"])
+def test_a_part_on_top_of_a_method_leaves_the_rest_of_it(base):
+    found, own = lq.methods.get(f"{base}+asr+mde"), lq.methods.get(base)
+    assert (found.round_rule, found.error_rule) == (lq.ASR(sharpness=2.0), lq.MDE(strength=0.05))
+    assert dataclasses.replace(found, round_rule=own.round_rule, error_rule=own.error_rule) == own
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lsq+osr", "`name` must add or leave out ssg, asr, mde, such as lsq"),
+        ("lsq+", "`name` must add or leave out"),
+        ("lg_lsq+asr", "must add a part that is not there yet, but [+]asr in 'lg_lsq[+]asr' is"),
+        ("lsq-mde", "must leave out a part that is there, but mde in 'lsq-mde' is not"),
+        ("ewgs+mde", "must add mde to a method without an error rule"),
+        ("lqs+asr", "got 'lqs[+]asr' [(]did you mean 'lsq'"),
+        (None, "must be one of"),
+    ],
+)
+def test_a_composed_name_that_makes_no_sense_is_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        lq.methods.get(name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Triangle:
     """A round rule that the library knows nothing of."""

@@ -1,0 +1,94 @@
+"""All methods and each part of LG-LSQ on Fashion-MNIST: three networks, three widths, robustness; ten seeds.
+
+    python -m lglsq_jax study configs/studies/methods.py --processes 2
+
+The four files come with Debian's package dataset-fashion-mnist. Sized for two CPU cores by the data, not by the seeds:
+12,000 training images (drawn anew for each seed) and two quantized epochs from a float network of six. 1,650 runs and
+50 float networks take about 27 hours on two cores, estimated from single runs; --list says how long what is left takes.
+All of one table at one width: --only 'resnet8-w2a2/*'. A shorter study is seeds=5 below, which can claim nothing yet.
+"""
+
+from lglsq_jax.data import DataConfig
+from lglsq_jax.study import Block, Setting, Study, Variant
+from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig
+
+RATE = 0.02
+NETWORKS = {
+    "resnet8": {},
+    "resnet20": {"model.name": "resnet20"},
+    "mobilenet": {"model.name": "mobilenet_v2", "model.width": 0.25, "model.dropout": 0.0,
+                  "pretraining.learning_rate": 0.02, "pretraining.weight_decay": 1e-4,
+                  "quantized.learning_rate": 0.01, "quantized.weight_decay": 1e-4},
+}  # fmt: skip
+
+
+def bits(width: int) -> dict[str, int]:
+    return {"quantized.weight_bits": width, "quantized.input_bits": width}
+
+
+def named(*names: str) -> tuple[Variant, ...]:
+    return tuple(Variant(name) for name in names)
+
+
+EVERYWHERE = tuple(
+    Setting(f"{name}-w{width}a{width}", {**changes, **bits(width)})
+    for name, changes in NETWORKS.items()
+    for width in (4, 3, 2)
+)
+ROBUSTNESS = {
+    **{f"scale-rate-x{factor:g}": {"quantized.scale_learning_rate": factor * RATE} for factor in (0.1, 0.3, 3, 10, 30)},
+    "start-x0.25": {"quantized.scale_start_factor": 0.25},
+    "start-x4": {"quantized.scale_start_factor": 4.0},
+    "one-epoch": {"quantized.epochs": 1},
+    "noise-0.2": {"data.label_noise": 0.2},
+    "noise-0.4": {"data.label_noise": 0.4},
+}
+
+study = Study(
+    name="methods",
+    base=TrainConfig(
+        data=DataConfig(
+            source="idx",
+            path="/usr/share/datasets/fashion-mnist",
+            batch_size=128,
+            eval_batch_size=500,
+            crop_padding=2,
+            flip=True,
+            train_images=12_000,
+        ),
+        model=ModelConfig("resnet8", stem_stride=2),
+        pretraining=PretrainingConfig(epochs=6, learning_rate=0.1),
+        quantized=QuantizedConfig(epochs=2, learning_rate=RATE, warmup_epochs=0.2),
+        keep_checkpoints=1,
+    ),
+    blocks=(
+        Block(
+            "Methods against LSQ",
+            EVERYWHERE,
+            named("lsq", "lsq_plus", "llsq", "ewgs", "pact", "dorefa", "lg_lsq"),
+            baseline="lsq",
+        ),
+        Block(
+            "Each part of LG-LSQ alone, on LSQ",
+            EVERYWHERE,
+            named("lsq", "lsq+ssg", "lsq+asr", "lsq+mde"),
+            baseline="lsq",
+        ),
+        Block(
+            "Each part of LG-LSQ left out",
+            EVERYWHERE,
+            named("lg_lsq", "lsq+asr+mde", "lg_lsq-asr", "lg_lsq-mde"),
+            baseline="lg_lsq",
+        ),
+        Block("ASR and MDE on LSQ", EVERYWHERE, named("lsq", "lsq+asr+mde"), baseline="lsq"),
+        Block("ASR and MDE on LSQ+", EVERYWHERE, named("lsq_plus", "lsq_plus+asr+mde"), baseline="lsq_plus"),
+        Block("ASR and MDE on PACT", EVERYWHERE, named("pact", "pact+asr+mde"), baseline="pact"),
+        Block(
+            "Robustness at W2A2, ResNet-8",
+            tuple(Setting(f"resnet8-w2a2-{name}", {**bits(2), **changes}) for name, changes in ROBUSTNESS.items()),
+            named("lsq", "lg_lsq", "lsq+asr+mde"),
+            baseline="lsq",
+        ),
+    ),
+    seeds=10,
+)

@@ -1,0 +1,220 @@
+"""``python -m lglsq_jax study FILE``: train the cells of a study that are missing, and print its tables."""
+
+import contextlib
+import dataclasses
+import fnmatch
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .command import Command, Result, options_of, positional, setting, switch
+from .train import load_module
+
+if TYPE_CHECKING:
+    from ..study import Cells
+    from ..study.plan import Cell
+
+
+def _study(options: Any) -> Result:
+    from ..study import Cells
+    from ..training.signals import Stopped
+
+    study = _loaded(options.file)
+    cells = Cells(study, Path(options.runs or f"runs/studies/{study.name}"))
+    chosen = _chosen(cells, options)
+    if options.list:
+        return _listing(cells, chosen)
+    status = 0
+    if not options.table:
+        try:
+            status = _trained(cells, chosen, options)
+        except Stopped as stopped:
+            _say(str(stopped))
+            status = stopped.status
+    return _reported(cells, chosen, status)
+
+
+def _loaded(file: str) -> Any:
+    from ..study import Study
+
+    if not Path(file).is_file():
+        raise UserError(f"FILE must be a Python file with a `study`, such as configs/studies/quick.py, got {file!r}")
+    study = getattr(load_module(Path(file)), "study", None)
+    if not isinstance(study, Study):
+        raise UserError(f"{file} must define `study` as a Study, got {study!r}")
+    return study
+
+
+def _chosen(cells: "Cells", options: Any) -> "list[Cell]":
+    chosen = [cell for cell in cells.study.cells if fnmatch.fnmatchcase(cell.name, options.only or "*")]
+    if not chosen:
+        raise UserError(
+            f"`--only` must match a cell, such as {cells.study.cells[0].name} or '*/seed0', got {options.only!r}"
+        )
+    if options.share is not None:
+        index, count = _share(options.share)
+        chosen = [cell for cell in chosen if cell.seed % count == index]
+    return chosen
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise UserError(f"`--share` must be I/N with I from 0 to N - 1, such as 0/2 and 1/2, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def _trained(cells: "Cells", chosen: "list[Cell]", options: Any) -> int:
+    from ..study import run_cells
+
+    if options.processes is not None and options.processes < 1:
+        raise UserError(f"`--processes` must be a whole number of at least 1, got {options.processes}")
+    if options.processes in (None, 1):
+        run_cells(cells, chosen, _say)
+        return 0
+    if options.share is not None:
+        raise UserError("`--processes` and `--share` must not both be given: each divides the seeds")
+    return _in_processes(options)
+
+
+def _in_processes(options: Any) -> int:
+    """Runs this command once a share of the seeds, each on its own part of the CPUs, and returns the worst status."""
+    count = options.processes
+    more = [word for name in ("runs", "only") if (value := getattr(options, name)) for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "lglsq_jax", "study", options.file, *more]
+    with contextlib.ExitStack() as stack:
+        started: list[subprocess.Popen] = []
+
+        def forward(number, frame):
+            for process in started:
+                process.send_signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, number, signal.signal(number, forward))
+        for index in range(count):
+            with _on_a_part_of_the_cpus(index, count):
+                started.append(
+                    subprocess.Popen(
+                        [*command, "--share", f"{index}/{count}"],
+                        stdout=subprocess.DEVNULL,  # the tables of a part; the whole ones come at the end
+                        start_new_session=True,  # Ctrl-C reaches it once, through this process
+                    )
+                )
+        return max(status if status >= 0 else 128 - status for status in (process.wait() for process in started))
+
+
+@contextlib.contextmanager
+def _on_a_part_of_the_cpus(index: int, count: int) -> Iterator[None]:
+    """Gives processes that are started meanwhile every ``count``-th CPU, where there are enough and Linux can."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if count > len(cpus):
+        yield
+        return
+    os.sched_setaffinity(0, cpus[index::count])  # of this thread, which a process inherits
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
+    found = [(cell.name, cells.result(cell)) for cell in chosen]
+    rows = [{"cell": name, "top1": result["top1"] if result else None} for name, result in found]
+    lines = [f"{row['cell']}  " + ("-" if row["top1"] is None else f"{100 * row['top1']:.2f} %") for row in rows]
+    return Result({**_progress(cells, chosen), "cells": rows}, "\n".join([*lines, _left(cells, chosen)]))
+
+
+def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
+    from ..study import tables
+    from ..study.plots import can_plot, draw
+    from ..study.text import report
+
+    found = tables(cells.study, cells.top1)
+    text, files = report(cells, found), []
+    place = cells.folder / "report"
+    if cells.top1:
+        from ..files import write_whole
+
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            write_whole(place / "tables.md", text.encode())
+        except OSError as error:
+            raise UserError(f"cannot write to {place}: {error.strerror}") from None
+        files = [str(place / "tables.md"), *(map(str, draw(found, place)) if can_plot() else ())]
+    notes = [_left(cells, chosen), *(["wrote " + ", ".join(files)] if files else [])]
+    if files and not can_plot():
+        notes.append("Matplotlib is not installed, so there are no figures; pip install matplotlib brings them")
+    fields = {
+        **_progress(cells, chosen),
+        "files": files,
+        "diverged": cells.diverged,
+        "tables": [
+            {
+                "title": table.block.title,
+                "baseline": table.block.baseline,
+                "comparisons": table.comparisons,
+                "rows": [_plain(dataclasses.asdict(row)) for row in table.rows],
+            }
+            for table in found
+        ],
+    }
+    return Result(fields, "\n".join([text, *notes]), status=status)
+
+
+def _progress(cells: "Cells", chosen: "list[Cell]") -> dict[str, Any]:
+    seconds = cells.seconds_left(chosen)
+    return {
+        "study": cells.study.name,
+        "folder": str(cells.folder),
+        "chosen": len(chosen),
+        "finished": sum(cells.result(cell) is not None for cell in chosen),
+        "hours_left": None if seconds is None else seconds / 3600,
+    }
+
+
+def _left(cells: "Cells", chosen: "list[Cell]") -> str:
+    progress = _progress(cells, chosen)
+    hours = progress["hours_left"]
+    left = (
+        "how long they take is known after the first" if hours is None else f"about {hours:.2f} h left in one process"
+    )
+    finished, count = progress["finished"], len(chosen)
+    return f"{finished} of {count} cells finished" + ("" if finished == count else f", {left}")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: None in its place."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _options() -> type:
+    return options_of(
+        "Options",
+        [
+            ("file", positional("FILE", "Python file with a `study`, such as configs/studies/quick.py.")),
+            ("runs", *setting(str, "Folder of the study's runs, runs/studies/NAME if None.")),
+            ("only", *setting(str, "Cells to run, such as '*/lsq/*' or '*/seed[0-4]'; all if None.")),
+            ("processes", *setting(int, "Processes that share the seeds, each with its part of the CPUs; 1 if None.")),
+            ("share", *setting(str, "I/N: every Nth seed from I on, for several machines with one folder.")),
+            ("list", *switch("Print the cells, and what the finished ones found; run nothing.")),
+            ("table", *switch("Print the tables of what is finished; run nothing.")),
+        ],
+    )
+
+
+STUDY_COMMAND = Command(
+    "study", "train the cells of a study that are missing, and print means and paired differences", _study, _options
+)

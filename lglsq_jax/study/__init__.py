@@ -1,0 +1,11 @@
+"""Comparing methods over seeds: a plan of cells, each a run of its own, and the table that says what they carry.
+
+``Study`` says what is compared with what (``plan.py``), ``run_cells`` trains what is missing (``cells.py``), and
+``tables`` makes of the finished cells means, paired differences and what may be claimed (``comparison.py``).
+"""
+
+from .cells import Cells, run_cells
+from .comparison import tables
+from .plan import Block, Setting, Study, Variant
+
+__all__ = ["Block", "Cells", "Setting", "Study", "Variant", "run_cells", "tables"]

@@ -1,0 +1,161 @@
+"""The cells of a study in a folder: which are finished, what they found, and training those that are not."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import read_json, write_json
+from ..training.config import TrainConfig, as_dict
+from .plan import Cell, Study
+
+FINISHED = "cell.json"
+"""The file in a run's folder that says that its cell is finished."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """Where the runs of a study are: a folder a cell, and one a float network, which several cells start from.
+
+    Attributes:
+        study: the plan.
+        folder: of the whole study.
+    """
+
+    study: Study
+    folder: Path
+
+    def run_folder(self, cell: Cell) -> Path:
+        """The folder of a cell's run."""
+        return self.folder / cell.name
+
+    def float_folder(self, cell: Cell) -> Path:
+        """The folder of the run whose float network the cell starts from."""
+        text = json.dumps(as_dict(cell.float_config), sort_keys=True)
+        return self.folder / "float" / f"seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def config(self, cell: Cell) -> TrainConfig:
+        """The cell's config, starting from its float network."""
+        start = dataclasses.replace(cell.config.pretraining, start_from=str(self.float_folder(cell)))
+        return dataclasses.replace(cell.config, pretraining=start)
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What a finished cell found, ``top1`` (a fraction) and ``seconds``; None where it is not finished."""
+        return _result(self.run_folder(cell))
+
+    @property
+    def top1(self) -> dict[tuple[str, str, int], float]:
+        """Top-1 of each finished cell by setting, variant and seed, a fraction."""
+        found = ((cell, self.result(cell)) for cell in self.study.cells)
+        return {(cell.setting, cell.variant, cell.seed): result["top1"] for cell, result in found if result}
+
+    @property
+    def diverged(self) -> list[str]:
+        """Names of the cells whose loss did not stay finite; they count with the accuracy of a guess."""
+        found = ((cell, self.result(cell)) for cell in self.study.cells)
+        return [cell.name for cell, result in found if result and result["diverged"]]
+
+    def seconds_left(self, chosen: Sequence[Cell]) -> float | None:
+        """Seconds that the unfinished ones of ``chosen`` will take in one process, judged by those that are finished.
+
+        Cells count as others of their setting do, or as all do where none of it is finished; None: nothing is.
+        """
+        taken: dict[str, list[float]] = {}
+        for cell in self.study.cells:
+            if result := self.result(cell):
+                taken.setdefault(cell.setting, []).append(result["seconds"])
+        floats = {self.float_folder(cell) for cell in self.study.cells}
+        started = [result["seconds"] for folder in floats if (result := _result(folder))]
+        left = [cell for cell in chosen if self.result(cell) is None]
+        floats_left = {folder for cell in left if not _result(folder := self.float_folder(cell))}
+        if not left:
+            return 0.0
+        if not taken:
+            return None
+        everywhere = [seconds for each in taken.values() for seconds in each]
+        each = sum(float(np.mean(taken.get(cell.setting, everywhere))) for cell in left)
+        return each + len(floats_left) * float(np.mean(started or everywhere))
+
+
+def run_cells(cells: Cells, chosen: Sequence[Cell], say: Callable[[str], Any], stop=None) -> None:
+    """Trains the unfinished ones of ``chosen``, one after another; what the runs say goes to ``log.txt``.
+
+    A cell that was killed goes on from its checkpoint. One whose loss does not stay finite counts with the accuracy
+    of a guess, one over the number of classes.
+
+    Args:
+        cells: of the study.
+        chosen: some or all of them.
+        say: is told a line about each.
+        stop: what asks to stop; None: SIGTERM and Ctrl-C alone.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C; the state is saved.
+        UserError: something that the user can put right, with the name of the cell.
+    """
+    from ..training.cache import compiled_once
+    from ..training.signals import StopRequest
+
+    stop = stop or StopRequest()
+    left = [cell for cell in chosen if cells.result(cell) is None]
+    with stop.listening(), compiled_once(cells.folder / "compiled"), _logged(cells.folder):
+        for number, cell in enumerate(left, 1):
+            stop.check("between two cells; the same command goes on from here")
+            try:
+                result = _run(cells, cell, stop)
+            except UserError as error:
+                raise UserError(f"{cell.name}: {error}") from None
+            seconds = cells.seconds_left(left)
+            hours = "" if seconds is None else f", about {seconds / 3600:.2f} h left"
+            diverged = " (the loss was not finite)" if result["diverged"] else ""
+            say(f"{number}/{len(left)} {cell.name}: top-1 {100 * result['top1']:.2f} %{diverged}{hours}")
+
+
+def _run(cells: Cells, cell: Cell, stop) -> dict[str, Any]:
+    for folder, config, last in (
+        (cells.float_folder(cell), cell.float_config, "float"),
+        (cells.run_folder(cell), cells.config(cell), "quantized"),
+    ):
+        if _result(folder) is None:
+            _train(folder, config, last, stop)
+    result = cells.result(cell)
+    assert result is not None
+    return result
+
+
+def _train(folder: Path, config: TrainConfig, last: str, stop) -> None:
+    from ..data import open_dataset
+    from ..training.bad_steps import Diverged
+    from ..training.experiment import train_alone
+
+    began, diverged = time.monotonic(), ""
+    try:
+        top1 = train_alone(config, folder, stop, last=last)
+    except Diverged as error:
+        if last == "float":
+            raise
+        top1, diverged = 1 / open_dataset(config.data).num_classes, str(error)
+    write_json(folder / FINISHED, {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged})
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    file = folder / FINISHED
+    return read_json(file) if file.exists() else None
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = (folder / "log.txt").open("a")
+    except OSError as error:
+        raise UserError(f"cannot write to the study's folder {folder}: {error.strerror}") from None
+    with log, contextlib.redirect_stdout(log):
+        yield

@@ -1,0 +1,89 @@
+"""A study's tables as Markdown, with what they carry said in words."""
+
+import math
+from collections.abc import Sequence
+
+from .cells import Cells
+from .comparison import FEWEST_FOR_A_CLAIM, FEWEST_FOR_A_FIGURE, LEVEL, Row, Table
+from .statistics import Interval
+
+_HEAD = ("setting", "variant", "seeds", "top-1, %", "against the baseline", "95 % t", "95 % bootstrap", "p", "Holm", "")
+
+
+def report(cells: Cells, tables: Sequence[Table]) -> str:
+    """Returns every table with its title, and below it what may be read from it."""
+    study = cells.study
+    finished = len(cells.top1)
+    lines = [f"# {study.name}: {finished} of {len(study.cells)} cells finished", ""]
+    for table in tables:
+        lines += [f"## {table.block.title}", "", *(_table(table) if table.rows else ["Nothing is finished yet."]), ""]
+        lines += _sentences(table) if table.rows else []
+    comparisons = tables[0].comparisons if tables else 0
+    lines += [
+        "Top-1 of the fake-quantized network after its last epoch, mean ± standard error over seeds; differences are "
+        "paired by seed, in points. p: two-sided paired t-test; Holm: corrected over "
+        f"{comparisons} comparison{'s' if comparisons != 1 else ''}, all those of the study that have two pairs or "
+        f"more. A claim needs {FEWEST_FOR_A_CLAIM} pairs and a corrected p below {LEVEL}.",
+    ]
+    if diverged := cells.diverged:
+        lines += ["", f"Their loss did not stay finite, which counts as a guess: {', '.join(diverged)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    rows = [_HEAD, *(_cells(row) for row in table.rows)]
+    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(_HEAD))]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    top1 = f"{row.mean:.2f}{_error(row.error)}"
+    if not row.pairs:
+        return row.setting, row.variant, str(row.seeds), top1, "", "", "", "", "", ""
+    return (
+        row.setting,
+        row.variant,
+        str(row.seeds),
+        top1,
+        f"{row.difference:+.2f}{_error(row.difference_error)}",
+        _interval(row.interval),
+        _interval(row.bootstrap),
+        _p(row.p),
+        _p(row.corrected),
+        row.verdict,
+    )
+
+
+def _sentences(table: Table) -> list[str]:
+    compared = [row for row in table.rows if row.pairs]
+    few = [row for row in table.rows if row.seeds < FEWEST_FOR_A_FIGURE]
+    claimed = [row for row in compared if row.verdict in ("better", "worse")]
+    base, lines = table.block.baseline, []
+    if few:
+        lines.append(
+            f"Fewer than {FEWEST_FOR_A_FIGURE} seeds are finished for {len(few)} of {len(table.rows)} rows: "
+            "those figures are not a result."
+        )
+    lines += [
+        f"{row.variant} is {row.verdict} than {base} in {row.setting}: {row.difference:+.2f} points, corrected p "
+        f"{_p(row.corrected)}, {row.pairs} seeds."
+        for row in claimed
+    ]
+    if unclaimed := len(compared) - len(claimed):
+        lines.append(f"{unclaimed} of {len(compared)} comparisons with {base} show no difference that may be claimed.")
+    return [*(f"* {line}" for line in lines), ""]
+
+
+def _error(value: float) -> str:
+    return "" if math.isnan(value) else f" ± {value:.2f}"
+
+
+def _interval(interval: Interval) -> str:
+    return "" if math.isnan(interval.low) else f"{interval.low:+.2f} to {interval.high:+.2f}"
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -1,0 +1,136 @@
+"""A study's folder, its command, and a real study that is stopped and goes on."""
+
+import json
+import os
+
+import jax
+import pytest
+
+from lglsq_jax.commands.study import _on_a_part_of_the_cpus
+from lglsq_jax.study import Cells, Setting, run_cells
+from lglsq_jax.study.cells import FINISHED
+from lglsq_jax.training.signals import Stopped, StopRequest
+from tests.study.tiny import W2A2, finish, finish_all, study_file, tiny_study
+
+
+@pytest.fixture
+def cells(tmp_path) -> Cells:
+    return Cells(tiny_study(seeds=10), tmp_path / "runs")
+
+
+def gaining(cell) -> float:
+    """The second variant is one to three images of 360 better, whatever the seed."""
+    return (300 + 3 * cell.seed % 7 + (cell.variant == "lsq+asr") * (1 + cell.seed % 3)) / 360
+
+
+def test_time_left_is_judged_by_the_same_setting(tmp_path):
+    slow = Setting("slow", W2A2.changes | {"quantized.epochs": 9})
+    cells = Cells(tiny_study(seeds=2, settings=(W2A2, slow)), tmp_path)
+    quick, _, long, last = cells.study.cells[:4]
+    assert cells.seconds_left(cells.study.cells) is None
+    finish(cells.float_folder(quick), 0.9, seconds=50)
+    finish(cells.run_folder(quick), 0.9, seconds=10)
+    finish(cells.run_folder(long), 0.9, seconds=100)
+    # one quick and one slow cell of seed 0, two of each of seed 1, and the float network of seed 1
+    assert cells.seconds_left(cells.study.cells) == 3 * 10 + 3 * 100 + 50
+    assert cells.seconds_left([last]) == 100
+    assert cells.seconds_left([quick, long]) == 0
+
+
+def test_the_command_shows_what_is_finished_and_runs_nothing(cells, tmp_path, command):
+    file = study_file(tmp_path, seeds=10)
+    finish_all(cells, gaining)
+    shown = command("study", file, "--runs", cells.folder, "--table")
+    assert shown.status == 0, shown.error
+    assert "# tiny: 20 of 20 cells finished" in shown.output
+    assert "lsq+asr is better than lsq in w2a2: +0.53 points" in shown.output
+    assert (cells.folder / "report" / "tables.md").read_text() in shown.output
+    fields = json.loads(command("study", file, "--runs", cells.folder, "--table", "--json").output)
+    row = fields["tables"][0]["rows"][1]
+    assert (row["variant"], row["pairs"], row["verdict"]) == ("lsq+asr", 10, "better")
+    assert fields["tables"][0]["rows"][0]["p"] is None and fields["hours_left"] == 0
+
+
+def test_few_seeds_are_no_result_and_a_guess_is_named(tmp_path, command):
+    cells = Cells(tiny_study(seeds=10), tmp_path / "runs")
+    for cell in cells.study.cells[:6]:
+        finish(cells.run_folder(cell), gaining(cell), diverged="the loss must be finite" * (cell.seed == 2))
+    shown = command("study", study_file(tmp_path, seeds=10), "--runs", cells.folder, "--table")
+    assert "Fewer than 5 seeds are finished for 2 of 2 rows: those figures are not a result." in shown.output
+    assert "1 of 1 comparisons with lsq show no difference that may be claimed." in shown.output
+    assert "which counts as a guess: w2a2/lsq/seed2, w2a2/lsq+asr/seed2." in shown.output
+    assert "6 of 20 cells finished, about" in shown.output
+
+
+def test_the_list_names_chosen_cells(cells, tmp_path, command):
+    finish(cells.run_folder(cells.study.cells[0]), 0.95)
+    flags = "--runs", cells.folder, "--list", "--only", "w2a2/lsq/*", "--share", "0/2"
+    listed = command("study", study_file(tmp_path, seeds=10), *flags)
+    lines = [f"w2a2/lsq/seed{seed}  {'95.00 %' if seed == 0 else '-'}" for seed in (0, 2, 4, 6, 8)]
+    assert listed.output.splitlines()[:-1] == lines
+    assert listed.output.splitlines()[-1].startswith("1 of 5 cells finished, about 0.13 h left")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--only", "nothing"], "`--only` must match a cell, such as w2a2/lsq/seed0"),
+        (["--share", "2/2"], "`--share` must be I/N with I from 0 to N - 1"),
+        (["--share", "half"], "`--share` must be I/N"),
+        (["--processes", "0"], "`--processes` must be a whole number of at least 1, got 0"),
+        (["--processes", "2", "--share", "0/2"], "`--processes` and `--share` must not both be given"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, words, tmp_path, command):
+    answer = command("study", study_file(tmp_path, seeds=2), "--runs", tmp_path / "runs", *flags)
+    assert answer.status == 2
+    assert words in answer.error
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux says which CPUs a process may use")
+def test_processes_share_the_cpus():
+    mine = os.sched_getaffinity(0)
+    with _on_a_part_of_the_cpus(0, len(mine)):
+        assert os.sched_getaffinity(0) == {min(mine)}
+    assert os.sched_getaffinity(0) == mine
+    with _on_a_part_of_the_cpus(0, len(mine) + 1):
+        assert os.sched_getaffinity(0) == mine
+
+
+def test_a_file_without_a_study_is_refused(tmp_path, command):
+    answer = command("study", tmp_path / "none.py")
+    assert answer.status == 2 and "FILE must be a Python file with a `study`" in answer.error
+    (tmp_path / "empty.py").write_text("x = 1")
+    answer = command("study", tmp_path / "empty.py")
+    assert answer.status == 2 and "must define `study` as a Study, got None" in answer.error
+
+
+def test_figures_are_drawn_where_they_can_be(cells, tmp_path, command):
+    pytest.importorskip("matplotlib")
+    finish_all(cells, gaining)
+    command("study", study_file(tmp_path, seeds=10), "--runs", cells.folder, "--table")
+    assert (cells.folder / "report" / "table1.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_goes_on_cell_by_cell(tmp_path, command, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    cells, said = Cells(tiny_study(seeds=2), tmp_path / "runs"), []
+    first, second, *others = cells.study.cells
+    with pytest.raises(Stopped):  # a step of the float network and one of the two of the first cell
+        run_cells(cells, cells.study.cells, said.append, StopRequest(after_steps=2))
+    assert not said and (cells.float_folder(first) / FINISHED).exists() and cells.result(first) is None
+
+    run_cells(cells, [first, second], said.append)
+    assert "going on from step 1" in (cells.folder / "log.txt").read_text()
+    assert [line.split(":")[0] for line in said] == ["1/2 w2a2/lsq/seed0", "2/2 w2a2/lsq+asr/seed0"]
+    assert len(list((cells.folder / "float").iterdir())) == 1
+    stamp = (cells.run_folder(first) / FINISHED).stat().st_mtime_ns
+
+    finished = command("study", study_file(tmp_path, seeds=2), "--runs", cells.folder, "--processes", "2")
+    assert finished.status == 0 and "# tiny: 4 of 4 cells finished" in finished.output
+    assert (cells.run_folder(first) / FINISHED).stat().st_mtime_ns == stamp
+    assert all(cells.result(cell) for cell in others)
+    run_cells(cells, cells.study.cells, said.append)  # nothing is left to do
+    assert len(said) == 2
