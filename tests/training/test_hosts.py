@@ -72,8 +72,10 @@ def test_a_host_that_hangs_ends_the_run_with_a_message(tmp_path):
         wait_for_steps(20, folder, both)
         both[1].send_signal(signal.SIGSTOP)
         _, error = both[0].communicate(timeout=300)
-        assert both[0].returncode == HUNG, error
-        assert "nothing was finished for" in error and "a host or a device hangs" in error
+        if both[0].returncode == HUNG:
+            assert "nothing was finished for" in error and "a host or a device hangs" in error
+        else:  # Python itself was kept from running: the last resort, or JAX, which misses the other host's heartbeat
+            assert (both[0].returncode == 1 and "Timeout (" in error) or "stopped sending heartbeats" in error, error
     finally:
         for process in both:
             process.kill()
