@@ -1,5 +1,6 @@
 """Killed at any moment and started again with the same command, a run ends with bitwise the same parameters."""
 
+import contextlib
 import json
 import os
 import random
@@ -72,6 +73,28 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(fini
     wanted, found = inspect(command, finished_run), inspect(command, folder)
     assert found["params_sha256"] == wanted["params_sha256"]
     assert found["finished"] and found["step"] == wanted["step"]
+    assert metrics(folder) == metrics(finished_run)
+
+
+@pytest.mark.long
+def test_twenty_kills_at_any_moment_change_nothing(finished_run, cache, tmp_path, command):
+    """From the start of Python to the making of the integers: between steps, in a save, calibration, evaluation."""
+    folder, chance, kills, at = tmp_path / "killed", random.Random(1), 0, set()
+    while kills < 20 and not (folder / "summary.json").exists():
+        process, before = start(folder, cache), last_step(folder)
+        while kills % 3 and process.poll() is None and last_step(folder) == before:
+            time.sleep(0.01)  # every third at any time after the start, the others after some progress
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0, 0.6 if kills % 3 else 12))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        at.add(last_step(folder))
+    assert kills >= 5 and len(at) >= 3
+    process = start(folder, cache)
+    output = process.communicate()
+    assert process.returncode == 0, output
+    assert inspect(command, folder)["params_sha256"] == inspect(command, finished_run)["params_sha256"]
     assert metrics(folder) == metrics(finished_run)
 
 
