@@ -79,6 +79,7 @@ def test_a_host_that_hangs_ends_the_run_with_a_message(tmp_path):
     finally:
         for process in both:
             process.kill()
+            process.communicate()
 
 
 def test_an_error_of_the_first_host_reaches_the_others(tmp_path):
