@@ -34,7 +34,7 @@ def training_curve(
         if log:
             axes.set_yscale("log")
         axes.set(xlabel="training step", ylabel=label)
-        axes.set_ylim(bottom=bottom)
+        axes.set_ylim(bottom=bottom, top=min(axes.get_ylim()[1], 100.5) if percent else None)
         whole_numbers(axes)
         drawn.legend(loc="outside lower center", ncols=2)
         return png(drawn)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .distributions import Distribution, LayerDistributions
-from .drawing import BLUE, GREY, ORANGE, figure, png, whole_numbers
+from .drawing import BLUE, GREY, ORANGE, figure, png, stack, whole_numbers
 from .history import History
 
 _DRAWN_CODES = 16  # more lines than that would hide the values
@@ -15,7 +15,7 @@ def histograms(layer: LayerDistributions) -> bytes:
     parts = [("weights", layer.weights), ("inputs", layer.inputs)]
     parts = [(name, found) for name, found in parts if found is not None]
     with figure(_HEIGHT * max(len(parts), 1) / 2) as drawn:
-        for axes, (name, found) in zip(drawn.subplots(len(parts), 1, squeeze=False).flat, parts, strict=True):
+        for axes, (name, found) in zip(stack(drawn, len(parts), gap=64, bottom=42), parts, strict=True):
             _histogram(axes, name, found)
         return png(drawn)
 
@@ -36,6 +36,7 @@ def _histogram(axes, name: str, found: Distribution) -> None:
         ends = [spec.minimum, spec.maximum]
         axes.vlines(ends, 0, 1, transform=axes.get_xaxis_transform(), color=ORANGE, linewidth=1.1)
     axes.set_yscale("log")
+    axes.minorticks_off()
     smallest = shares[filled].min() if len(filled) else 0.1
     axes.set(xlim=(low, high), ylim=(smallest / 2, 150), ylabel="% of values", xlabel=f"{name}, in codes")
     axes.set_title(f"{name}: {spec.bits} bits, {found.codes_used} of {found.codes} codes in use")
@@ -45,7 +46,7 @@ def _histogram(axes, name: str, found: Distribution) -> None:
 def over_time(path: str, history: History) -> bytes:
     """Draws a layer's scales, clipped shares and flips over the epochs of the quantized phase."""
     with figure(_HEIGHT) as drawn:
-        scales, clipped, flips = drawn.subplots(3, 1, sharex=True)
+        scales, clipped, flips = stack(drawn, 3, gap=30, bottom=66, share_x=True)
         for name, colour in (("weight", BLUE), ("input", ORANGE)):
             epochs, values = history.layer_series(path, f"{name}_scale")
             if epochs:
@@ -63,5 +64,5 @@ def over_time(path: str, history: History) -> bytes:
             axes.ticklabel_format(axis="y", style="plain")
         flips.set_xlabel("epoch of the quantized phase")
         whole_numbers(flips)
-        drawn.legend(loc="outside lower center", ncols=2)
+        drawn.legend(loc="lower center", ncols=2)
         return png(drawn)
