@@ -15,7 +15,7 @@ from lglsq_jax.training.collectives import Collective, collectives
 from tests.short_run import ROOT
 
 SCRIPT = Path(__file__).with_name("on_devices.py")
-PRESETS = [name.lower() for name in dir(lq.methods) if name.isupper()]
+PRESETS = lq.methods.names()
 
 
 def start(*arguments) -> subprocess.Popen:
