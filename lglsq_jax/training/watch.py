@@ -36,7 +36,7 @@ class Watch:
         """Takes note that something was finished."""
         self._last, self._what = time.monotonic(), what
         if self._last_resort:
-            faulthandler.dump_traceback_later(self._seconds + _GRACE, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(self._seconds + _GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator["Watch"]:
