@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import re
 
 from ..errors import UserError
 from .sources import find_source
@@ -14,6 +15,7 @@ SMALLEST = {
     "image_size": 1,
     "max_damaged": 0,
     "draw_seed": 0,
+    "held_out": 0,
 }
 PHOTO_FIELDS = {"image_size": 224, "eval_resize": None, "min_crop_area": 0.08, "color_jitter": 0.0}
 """Fields that only sources of images of any size use, and their defaults."""
@@ -60,7 +62,12 @@ class DataConfig:
     label_noise: float = 0.0
     """Share of the training images that get a wrong label, drawn by draw_seed."""
     draw_seed: int = 0
-    """Seed of which training images are kept and which labels are wrong."""
+    """Seed of which training images are kept or held out and which labels are wrong."""
+    held_out: int = 0
+    """How many training images, drawn by draw_seed, take the place of the test images: to choose settings without
+    looking at the test set; 0: none."""
+    train_part: str | None = None
+    """I/N: one of N equal parts of the training images, the same for every seed; 0/2 to choose by, 1/2 to judge by."""
 
     def __post_init__(self):
         for field in ("source", "path", "name"):
@@ -73,6 +80,7 @@ class DataConfig:
             object.__setattr__(self, "eval_resize", whole_number("eval_resize", self.eval_resize, self.image_size))
         if self.train_images is not None:
             object.__setattr__(self, "train_images", whole_number("train_images", self.train_images, 1))
+        _check_part(self.train_part)
         _check_share("label_noise", self.label_noise, zero=True)
         _check_share("color_jitter", self.color_jitter, zero=True)
         _check_share("min_crop_area", self.min_crop_area, zero=False)
@@ -94,6 +102,12 @@ class DataConfig:
     def shorter_side(self) -> int:
         """Shorter side of a test image before its centre is cut out."""
         return self.eval_resize or round(self.image_size * 256 / 224)
+
+
+def _check_part(value: object) -> None:
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value) if isinstance(value, str) else None
+    if value is not None and not (found and int(found[1]) < int(found[2])):
+        raise UserError(f"`train_part` must be I/N with I from 0 to N - 1, such as 0/2 or 1/2, got {value!r}")
 
 
 def _check_share(field: str, value: object, *, zero: bool) -> None:

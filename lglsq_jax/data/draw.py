@@ -10,38 +10,62 @@ from ..errors import UserError
 from .config import DataConfig
 from .dataset import ArraySamples, AugmentedSamples, Dataset, Sample, Samples
 
-_KEPT, _WRONG = 0x6B657074, 0x77726F6E  # tells random numbers of the same seed apart
+_KEPT, _WRONG, _PARTS = 0x6B657074, 0x77726F6E, 0x70617274  # tells random numbers of the same seed apart
 
 
 def drawn(dataset: Dataset, config: DataConfig) -> Dataset:
     """Returns the data set with ``config.train_images`` training images, a share of them with wrong labels.
 
-    The images are the first of a permutation by ``draw_seed``, so that fewer are a part of more. Of ``n`` images
-    ``round(label_noise * n)`` get one of the other classes, each as likely. Mean and standard deviation stay those of
-    the whole training set; the fingerprint changes with all three fields.
+    The images are the first of a permutation by ``draw_seed``, so that fewer are a part of more; with ``held_out`` the
+    last of it take the place of the test images. With ``train_part`` both come from one of the equal parts of the
+    training set alone, which no seed changes. Of ``n`` images ``round(label_noise * n)`` get one of the other classes,
+    each as likely; those held out keep their labels. Mean and standard deviation stay those of the whole training set;
+    the fingerprint changes with all of it.
 
     Raises:
-        UserError: there are fewer training images than ``train_images``.
+        UserError: there are fewer training images than ``train_images``, besides those held out.
     """
-    count = len(dataset.train) if config.train_images is None else config.train_images
-    if count > len(dataset.train):
+    pool = _part(len(dataset.train), config.train_part)
+    if config.held_out >= len(pool):
         raise UserError(
-            f"`train_images` must be at most {len(dataset.train)}, the number of training images of {dataset.name}, "
-            f"got {count}"
+            f"`held_out` must be below {len(pool)}, the number of training images of {dataset.name} there are, "
+            f"got {config.held_out}"
         )
-    indices = np.random.default_rng([config.draw_seed, _KEPT]).permutation(len(dataset.train))[:count]
+    there = len(pool) - config.held_out
+    count = there if config.train_images is None else config.train_images
+    if count > there:
+        raise UserError(
+            f"`train_images` must be at most {there}, the number of training images of {dataset.name}"
+            f"{' that are left' if there < len(dataset.train) else ''}, got {count}"
+        )
+    permutation = pool[np.random.default_rng([config.draw_seed, _KEPT]).permutation(len(pool))]
+    indices, held_out = permutation[:count], np.sort(permutation[there:])
     if config.train_images is None:
         indices = np.sort(indices)
     random = np.random.default_rng([config.draw_seed, _WRONG])
     offsets = np.zeros(count, np.int32)
     wrong = random.permutation(count)[: round(config.label_noise * count)]
     offsets[wrong] = random.integers(1, dataset.num_classes, len(wrong))
-    facts = repr((config.train_images, config.label_noise, config.draw_seed))
+    facts: tuple = (config.train_images, config.label_noise, config.draw_seed)
+    if config.held_out or config.train_part is not None:
+        facts += (config.held_out, config.train_part)
+    test = dataset.test
+    if config.held_out:
+        test = _chosen(dataset.train, held_out, np.zeros(len(held_out), np.int32), dataset.num_classes)
     return dataclasses.replace(
         dataset,
         train=_chosen(dataset.train, indices, offsets, dataset.num_classes),
-        fingerprint=hashlib.sha256((dataset.fingerprint + facts).encode()).hexdigest(),
+        test=test,
+        fingerprint=hashlib.sha256((dataset.fingerprint + repr(facts)).encode()).hexdigest(),
     )
+
+
+def _part(count: int, part: str | None) -> np.ndarray:
+    """Indices of the training images in part ``I/N``, in order."""
+    if part is None:
+        return np.arange(count)
+    index, parts = map(int, part.split("/"))
+    return np.sort(np.random.default_rng(_PARTS).permutation(count)[index::parts])
 
 
 def _chosen(samples: Samples, indices: np.ndarray, offsets: np.ndarray, classes: int) -> Samples:

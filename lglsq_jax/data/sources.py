@@ -61,7 +61,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     module = importlib.import_module(f".{find_source(config.source).module}", __package__)
     dataset = module.read(config)
-    if config.train_images is not None or config.label_noise:
+    if config.train_images is not None or config.label_noise or config.held_out or config.train_part is not None:
         from .draw import drawn
 
         dataset = drawn(dataset, config)

@@ -65,6 +65,8 @@ def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
         crop_padding=0,
         workers=min(config.data.workers, 1),
         train_images=None,
+        held_out=0,
+        train_part=None,
     )
     pretraining = dataclasses.replace(config.pretraining, start_from=None, weights=str(weights))
     quantized = dataclasses.replace(config.quantized, epochs=2, warmup_epochs=1, calibration_batches=1)

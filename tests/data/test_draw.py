@@ -31,6 +31,11 @@ def labels(dataset: Dataset) -> np.ndarray:
     return np.array([sample["label"] for sample in each(dataset)])
 
 
+def judged_by(dataset: Dataset) -> tuple[list[int], list[int]]:
+    samples = [dataset.test[index] for index in range(len(dataset.test))]
+    return [int(sample["image"][0, 0, 0]) for sample in samples], [sample["label"] for sample in samples]
+
+
 def each(dataset: Dataset):
     return [dataset.train[index] for index in range(len(dataset.train))]
 
@@ -78,6 +83,28 @@ def test_fewer_images_are_a_part_of_more():
     assert numbers(drawn(numbered(), config(train_images=10, draw_seed=1))) != few
 
 
+@given(st.integers(1, 25), st.integers(0, 29), st.sampled_from([None, "0/2", "1/2"]), st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_held_out_images_take_the_place_of_the_test_images_and_are_never_trained_on(count, held_out, part, seed):
+    count = min(count, 30 - held_out)
+    wanted = config(train_images=count, held_out=held_out, train_part=part, draw_seed=seed, label_noise=0.5)
+    found = drawn(numbered(), wanted)
+    kept, (judged, true) = set(numbers(found)), judged_by(found)
+    assert len(kept) == count
+    if not held_out:
+        return
+    assert len(judged) == len(set(judged)) == held_out and not kept & set(judged)
+    assert true == [number % 5 for number in judged]
+
+
+def test_parts_divide_the_training_images_and_no_seed_changes_them():
+    parts = [set(numbers(drawn(numbered(), config(train_part=f"{index}/3")))) for index in range(3)]
+    assert sorted(number for part in parts for number in part) == list(range(60))
+    assert parts[1] == set(numbers(drawn(numbered(), config(train_part="1/3", draw_seed=9))))
+    held = drawn(numbered(), config(train_part="1/3", held_out=19))
+    assert set(numbers(held)) | set(judged_by(held)[0]) == parts[1]
+
+
 def test_wrong_labels_are_any_of_the_others():
     moved = (labels(drawn(numbered(), config(label_noise=1.0))) - labels(numbered())) % 5
     assert set(moved.tolist()) == {1, 2, 3, 4}
@@ -99,6 +126,7 @@ def test_samples_of_files_are_drawn_as_those_in_memory(kind):
 
 def test_the_fingerprint_tells_draws_apart_and_nothing_else_changes_it():
     fields = [{}, {"train_images": 30}, {"label_noise": 0.1}, {"label_noise": 0.1, "draw_seed": 1}]
+    fields += [{"held_out": 10}, {"train_part": "0/2"}, {"train_part": "1/2"}, {"train_part": "1/2", "held_out": 10}]
     found = [open_dataset(config(**each)).fingerprint for each in fields]
     assert len(set(found)) == len(fields)
     assert open_dataset(config(draw_seed=5)).fingerprint == found[0]
@@ -120,6 +148,15 @@ def test_a_run_sees_the_drawn_images():
         ({"train_images": 0}, "`train_images` must be a whole number of at least 1, got 0"),
         ({"train_images": 2000}, "`train_images` must be at most 1437, the number of training images of digits"),
         ({"label_noise": 1.5}, "`label_noise` must be a number from 0 to 1, got 1.5"),
+        (
+            {"held_out": 1437},
+            "`held_out` must be below 1437, the number of training images of digits there are, got 1437",
+        ),
+        (
+            {"held_out": 1000, "train_images": 500},
+            "`train_images` must be at most 437, the number of training images of digits that are left, got 500",
+        ),
+        ({"train_part": "2/2"}, "`train_part` must be I/N with I from 0 to N - 1, such as 0/2 or 1/2, got '2/2'"),
         ({"draw_seed": -1}, "`draw_seed` must be a whole number of at least 0, got -1"),
     ],
 )
