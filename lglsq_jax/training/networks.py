@@ -27,13 +27,29 @@ class Network:
 
     def build(self, num_classes: int, in_channels: int, options: dict[str, Any], seed: int):
         """Returns the float nnx model with weights drawn from ``seed``."""
+        import numpy as np
+        from flax import nnx
+
+        from .once import run_once
+
+        make = self._maker(num_classes, in_channels, options)
+        # One program for all draws: by themselves, each shape's is compiled apart.
+        graph, _ = nnx.split(nnx.eval_shape(make, np.uint32(seed)))
+        return nnx.merge(graph, run_once(lambda seed: nnx.state(make(seed)), np.uint32(seed)))
+
+    def _maker(self, num_classes: int, in_channels: int, options: dict[str, Any]):
+        import jax
         from flax import nnx
 
         from .. import models
 
-        return getattr(models, self.name)(
-            num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **options
-        )
+        network = getattr(models, self.name)
+
+        def make(seed):
+            rngs = nnx.Rngs(jax.random.key(seed))
+            return network(num_classes=num_classes, in_channels=in_channels, rngs=rngs, **options)
+
+        return make
 
     def blank(self, num_classes: int, in_channels: int, options: dict[str, Any]):
         """Returns the model with zeros for weights, at once: drawing them takes seconds of compiling."""
@@ -47,7 +63,7 @@ class Network:
                 return jnp.zeros(leaf.shape, leaf.dtype)
             return jnp.asarray(np.zeros(leaf.shape, leaf.dtype))
 
-        shapes = nnx.eval_shape(lambda: self.build(num_classes, in_channels, options, 0))
+        shapes = nnx.eval_shape(self._maker(num_classes, in_channels, options), np.uint32(0))
         graph, state = nnx.split(shapes)
         return nnx.merge(graph, jax.tree.map(zeros, state))
 
