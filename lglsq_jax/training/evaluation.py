@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from ..data import Dataset, eval_batches
+from ..errors import UserError
 from .config import TrainConfig
 from .mesh import make_mesh, place, spread, whole
 from .network import Network
@@ -27,7 +28,17 @@ def evaluate(network: Network, dataset: Dataset, config: TrainConfig, mesh, eval
 
 
 def mesh_of(config: TrainConfig) -> Mesh:
-    """Returns the mesh of an experiment's devices."""
+    """Returns the mesh of an experiment's devices.
+
+    Raises:
+        UserError: as ``make_mesh``, or a part of a batch (``accumulate``) cannot be spread over the devices.
+    """
     data = config.data
     sizes = {"batch_size": data.batch_size, "eval_batch_size": data.eval_batch_size}
-    return make_mesh(config.mesh, sizes)
+    mesh = make_mesh(config.mesh, sizes)
+    if data.batch_size % (mesh.size * config.accumulate):
+        raise UserError(
+            f"`batch_size` must be a multiple of the number of devices x accumulate, {mesh.size} x "
+            f"{config.accumulate}, got {data.batch_size}"
+        )
+    return mesh

@@ -89,7 +89,14 @@ def test_two_processes_learn_the_same_as_one(tmp_path):
 @pytest.mark.slow
 def test_devices_send_gradients_once_fused_and_no_activations(tmp_path):
     code = f"""if True:
+        from lglsq_jax.errors import UserError
+        from lglsq_jax.data import DataConfig
+        from lglsq_jax.training import TrainConfig, evaluation
         from tests.training.small_step import batches, mesh_of, place, prepared
+        try:
+            evaluation.mesh_of(TrainConfig(DataConfig(batch_size=24, eval_batch_size=8), accumulate=2))
+        except UserError as error:
+            print(error)
         for data, fsdp in ((8, 1), (2, 4)):
             mesh = mesh_of(data, fsdp)
             step, state = prepared("lg_lsq", mesh)
@@ -97,7 +104,11 @@ def test_devices_send_gradients_once_fused_and_no_activations(tmp_path):
             open({str(tmp_path / "out")!r} + f"{{data}}x{{fsdp}}.txt", "w").write(text)
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, timeout=600, stdout=subprocess.PIPE, text=True
+    )
+    said = "`batch_size` must be a multiple of the number of devices x accumulate, 8 x 2, got 24"
+    assert done.stdout.strip() == said
     kernels = {(3, 3, 3, 8), (3, 3, 8, 16), (16, 4)}
     for mesh in ("8x1", "2x4"):
         found = collectives((tmp_path / f"out{mesh}.txt").read_text())
