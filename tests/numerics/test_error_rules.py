@@ -66,7 +66,7 @@ def test_schedules_of_mde_meet_at_their_ends(case, strength):
 
 
 def test_a_schedule_that_there_is_not_is_refused():
-    with pytest.raises(ValueError, match="^`schedule` must be one of linear, constant, decaying, cosine, got 'step'$"):
+    with pytest.raises(ValueError, match=r"^`schedule` must be one of linear, constant, decaying, cosine, got 'step'$"):
         lq.MDE(0.05, "step")
 
 
