@@ -51,6 +51,9 @@ _WHERE = {
     "layer_statistics": "inspection",
     "weight_codes": "inspection",
     "sensitivity": "layer_sensitivity",
+    "layer_divergence": "bit_allocation",
+    "multiply_adds": "bit_allocation",
+    "allocate_bits": "bit_allocation",
     "UserError": "errors",
 }
 _MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "training")

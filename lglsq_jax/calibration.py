@@ -7,11 +7,10 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .method_names import STARTS
 from .spec import QuantSpec
 
 _COARSE = 48  # geometric grid over two decades, then a linear one of half as many around the best
-
-STARTS = ("mse", "lsq", "max", "sigma")
 
 
 def init_scale(x: Float[Array, "*shape"], spec: QuantSpec, how: str = "mse") -> Float[Array, "..."]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .inspection import check_scales
 from .paths import quantized_layers
@@ -111,6 +111,40 @@ def sensitivity(
     return Sensitivity(samples, scores[0], scores[1], tuple(LayerSensitivity(*each) for each in pairs))
 
 
+def switched_logits(
+    graph: nnx.GraphDef, state: nnx.State, setting: Bool[Array, "layers"], images: Float[Array, "n ..."]
+) -> Float[Array, "n classes"]:
+    """Returns the float32 logits of a model in evaluation mode, each quantized layer on or off; to be compiled.
+
+    Args:
+        graph: of the model.
+        state: of the model.
+        setting: for each layer of ``quantized_layers``, whether its quantizers are on; traced.
+        images: what the model takes.
+
+    Raises:
+        ValueError: a layer's quantizers cannot be switched (named).
+    """
+    model = nnx.merge(graph, state)
+    model.eval()
+    used = set()
+    for index, (path, layer) in enumerate(quantized_layers(model)):
+
+        def switch(index=index, path=path):
+            used.add(path)
+            return setting[index]
+
+        object.__setattr__(layer, "switch", switch)  # past nnx: not a part of the module's state
+    logits = model(images).astype(jnp.float32)
+    missing = [path for path, _ in quantized_layers(model) if path not in used]
+    if missing:
+        raise ValueError(
+            f"the quantizers of layer {missing[0]!r} cannot be switched: the model does not run it, or hides it "
+            "in a transformation of its own"
+        )
+    return logits
+
+
 class _Scoring:
     """A pure function of a model's state: how many samples are right, and the sum of their losses."""
 
@@ -118,23 +152,7 @@ class _Scoring:
         self._graph = nnx.graphdef(model)
 
     def __call__(self, state, setting, images, labels):
-        model = nnx.merge(self._graph, state)
-        model.eval()
-        used = set()
-        for index, (path, layer) in enumerate(quantized_layers(model)):
-
-            def switch(index=index, path=path):
-                used.add(path)
-                return setting[index]
-
-            object.__setattr__(layer, "switch", switch)  # past nnx: not a part of the module's state
-        logits = model(images).astype(jnp.float32)
-        missing = [path for path, _ in quantized_layers(model) if path not in used]
-        if missing:
-            raise ValueError(
-                f"the quantizers of layer {missing[0]!r} cannot be switched: the model does not run it, or hides it "
-                "in a transformation of its own"
-            )
+        logits = switched_logits(self._graph, state, setting, images)
         real = labels >= 0
         log_probability = jax.nn.log_softmax(logits)
         losses = -jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]

@@ -6,6 +6,10 @@ import re
 NAMES = ("ste", "lsq", "lsq_plus", "llsq", "ewgs", "pact", "dorefa", "lg_lsq")
 PARTS = ("ssg", "asr", "mde")
 """The parts of LG-LSQ, which are its rules for the scale, the rounding and the rounding error."""
+SCHEDULES = ("linear", "constant", "decaying", "cosine")
+"""How MDE's strength goes with the training progress."""
+STARTS = ("mse", "lsq", "max", "sigma")
+"""Where a scale may start, see ``init_scale``."""
 
 
 def check_method(name: str) -> tuple[str, list[tuple[str, str]]]:
@@ -35,3 +39,29 @@ def check_method(name: str) -> tuple[str, list[tuple[str, str]]]:
             raise ValueError(f"`name` must add mde to a method without an error rule, but {name!r} has EWGS's")
         present ^= {part}
     return base, [(change[0], change[1:]) for change in changes]
+
+
+def check_constants(
+    name: str,
+    *,
+    sharpness: float | None = None,
+    sharpness_start: float | None = None,
+    strength: float | None = None,
+    strength_schedule: str | None = None,
+) -> None:
+    """Checks that a method of that name has the rules whose constants are given; their values are the rules' to check.
+
+    Raises:
+        ValueError: it has not (named: the constant, the rule, the method), or ``name`` is none.
+    """
+    base, changes = check_method(name)
+    present = (set(PARTS) if base == "lg_lsq" else {base}) | {part for sign, part in changes if sign == "+"}
+    present -= {part for sign, part in changes if sign == "-"}
+    for constant, value, rules, said in (
+        ("sharpness", sharpness, {"asr"}, "ASR"),
+        ("sharpness_start", sharpness_start, {"asr"}, "ASR"),
+        ("strength", strength, {"mde", "ewgs"}, "MDE or EWGS"),
+        ("strength_schedule", strength_schedule, {"mde"}, "MDE"),
+    ):
+        if value is not None and not rules & present:
+            raise ValueError(f"`{constant}` must be None for a method without {said}, such as {name}, got {value!r}")

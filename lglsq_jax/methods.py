@@ -1,9 +1,10 @@
 """Named gradient methods: the published ones, LG-LSQ as reconstructed here, and either with a part more or less."""
 
 import dataclasses
+from typing import Any
 
 from . import gradients
-from .method_names import NAMES, check_method
+from .method_names import NAMES, check_constants, check_method
 
 STE = gradients.GradientMethod(scale_rule=gradients.FixedScale(), round_rule=gradients.STE())
 """Scales fixed by calibration, straight-through rounding (Bengio et al., 2013)."""
@@ -76,3 +77,39 @@ def get(name: str) -> gradients.GradientMethod:
         rule = getattr(LG_LSQ, _PARTS[part]) if sign == "+" else _WITHOUT[part]
         method = dataclasses.replace(method, **{_PARTS[part]: rule})
     return method
+
+
+def with_constants(
+    name: str,
+    *,
+    sharpness: float | None = None,
+    sharpness_start: float | None = None,
+    strength: float | None = None,
+    strength_schedule: str | None = None,
+    weight_start: str | None = None,
+) -> gradients.GradientMethod:
+    """Returns the method of that name, as :func:`get` does, with other constants in its rules; None: its own.
+
+    Args:
+        name: such as ``"lg_lsq"``.
+        sharpness: of ASR.
+        sharpness_start: ``start`` of ASR.
+        strength: of MDE or EWGS.
+        strength_schedule: ``schedule`` of MDE.
+        weight_start: how calibration starts weight scales, as in ``init_scale``.
+
+    Raises:
+        ValueError: the method has no such rule, or its rule refuses the constant.
+    """
+    given = {"sharpness": sharpness, "sharpness_start": sharpness_start, "strength": strength}
+    check_constants(name, **given, strength_schedule=strength_schedule)
+    method = get(name)
+    changes: dict[str, Any] = {} if weight_start is None else {"weight_start": weight_start}
+    for rule, constants in (
+        ("round_rule", {"sharpness": sharpness, "start": sharpness_start}),
+        ("error_rule", {"strength": strength, "schedule": strength_schedule}),
+    ):
+        constants = {field: value for field, value in constants.items() if value is not None}
+        if constants:
+            changes[rule] = dataclasses.replace(getattr(method, rule), **constants)
+    return dataclasses.replace(method, **changes)

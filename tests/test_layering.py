@@ -20,6 +20,7 @@ ROWS = {
         "models",
         "accumulation",
         "batch_norm",
+        "bit_allocation",
         "convert",
         "precision",
         "inspection",

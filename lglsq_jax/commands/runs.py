@@ -60,8 +60,8 @@ def _options(meaning: str = "Folder of the run.") -> Callable[[], type]:
 def _lower(options: Any) -> Result:
     from ..data import open_dataset
     from ..training.deploy import make_program
-    from ..training.experiment import quantized_network
     from ..training.folder import RunFolder
+    from ..training.saved import quantized_network
 
     folder, config = RunFolder.existing(options.run)
     dataset = open_dataset(config.data)
@@ -80,8 +80,8 @@ def _lower(options: Any) -> Result:
 def _verify(options: Any) -> Result:
     from ..data import open_dataset
     from ..training.deploy import broken_promises, compare, load_program, report_fields
-    from ..training.experiment import quantized_network
     from ..training.folder import RunFolder
+    from ..training.saved import quantized_network
 
     folder, config = RunFolder.existing(options.run)
     program = load_program(folder)
@@ -95,9 +95,9 @@ def _evaluate(options: Any) -> Result:
     from ..training.config import MeshConfig
     from ..training.deploy import integer_accuracy, load_program
     from ..training.evaluation import evaluate
-    from ..training.experiment import float_network, quantized_network
     from ..training.folder import RunFolder
     from ..training.mesh import make_mesh
+    from ..training.saved import float_network, quantized_network
 
     folder, config = RunFolder.existing(options.run)
     program = load_program(folder)
@@ -116,12 +116,13 @@ def _evaluate(options: Any) -> Result:
 def _inspect(options: Any) -> Result:
     if is_program_file(options.run):
         return inspect_program(options.run)
+    from ..training.chosen_bits import kept_bits
     from ..training.config import as_dict
-    from ..training.experiment import newest_snapshot, quantization_plan
     from ..training.folder import RunFolder
+    from ..training.saved import newest_snapshot, quantization_plan
 
     folder, config = RunFolder.existing(options.run)
-    snapshot = newest_snapshot(folder)
+    snapshot = newest_snapshot(folder, config)
     fields = {
         "step": snapshot.step if snapshot else 0,
         "phase": snapshot.phase if snapshot else "float",
@@ -129,11 +130,13 @@ def _inspect(options: Any) -> Result:
         "params_sha256": snapshot.params_sha256 if snapshot else None,
         "config": as_dict(config),
     }
-    plan = quantization_plan(config, snapshot)
+    unsettled = bool(config.quantized.bit_choices) and kept_bits(folder, config) is None
+    plan = quantization_plan(folder, config, snapshot)
     state = "finished" if folder.finished else f"in its {fields['phase']} phase"
     lines = [
         f"{options.run}: {state}, step {fields['step']}",
         f"params_sha256 {fields['params_sha256']}",
+        *(["the bits of the layers are not chosen yet; below are those of the config"] if unsettled else []),
         "",
         str(plan),
     ]

@@ -8,7 +8,7 @@ of arXiv 2202.09009; someone who holds the paper's full text changes ``scale_rul
 from .context import QuantizerContext
 from .error_rules import EWGS, MDE, ErrorRule, NoErrorRule
 from .method import GradientMethod, TanhNormalize
-from .round_rules import ASR, STE, RoundRule
+from .round_rules import ASR, STE, RoundRule, ScheduledRoundRule
 from .scale_rules import SSG, FixedScale, LLSQScale, LSQScale, PACTScale, ScaleDirection, ScaleRule
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "RoundRule",
     "ScaleDirection",
     "ScaleRule",
+    "ScheduledRoundRule",
     "TanhNormalize",
 ]

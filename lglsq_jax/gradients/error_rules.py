@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..method_names import SCHEDULES
+
 
 @runtime_checkable
 class ErrorRule(Protocol):
@@ -39,27 +41,49 @@ class NoErrorRule:
 
 @dataclasses.dataclass(frozen=True)
 class MDE:
-    r"""Minimising the discretization error: the factor :math:`1 + \delta p \, \operatorname{sign}(g) \, e`.
+    r"""Minimising the discretization error: the factor :math:`1 + \delta(p) \operatorname{sign}(g) \, e`.
 
     Where a descent step would also bring the value closer to its code the step is made longer, elsewhere shorter. The
-    strength grows with the training progress ``p``. For :math:`\delta < 2` the gradient never changes sign.
+    strength goes with the training progress ``p``. For :math:`\delta < 2` the gradient never changes sign.
 
-    Reconstructed from the abstract: EWGS's factor with a strength that grows from 0.
+    * ``"linear"``: :math:`\delta p`, from nothing to δ;
+    * ``"constant"``: :math:`\delta`, which is EWGS;
+    * ``"decaying"``: :math:`\delta (1 - p)`, from δ to nothing;
+    * ``"cosine"``: :math:`\delta (1 - \cos \pi p) / 2`, from nothing to δ, level at both ends.
+
+    Reconstructed from the abstract: EWGS's factor with a strength that grows from 0. The other schedules are ours.
 
     Attributes:
-        strength: ``δ`` at the end of training.
+        strength: ``δ``, the largest strength.
+        schedule: one of ``"linear"``, ``"constant"``, ``"decaying"``, ``"cosine"``.
 
     References: LG-LSQ, arXiv 2202.09009 (2022), abstract; Lee, Kim and Ham, CVPR 2021 (EWGS).
     """
 
     strength: float = 0.05
+    schedule: str = "linear"
 
     def __post_init__(self):
         _check_strength(self.strength)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"`schedule` must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
     def factor(self, gradient, error, progress):
-        """Returns ``1 + strength * progress * sign(gradient) * error``."""
-        return _error_factor(self.strength * progress, gradient, error)
+        """Returns ``1 + strength(progress) * sign(gradient) * error``."""
+        return _error_factor(self.strength_at(progress), gradient, error)
+
+    def strength_at(self, progress: Float[Array, ""]) -> Float[Array, ""] | float:
+        """Returns the strength at a progress from 0 to 1, which may be traced."""
+        match self.schedule:
+            case "constant":
+                return self.strength
+            case "decaying":
+                return self.strength * (1 - progress)
+            case "cosine":
+                # The sine keeps its digits where 1 - cos would cancel.
+                return self.strength * jnp.square(jnp.sin(0.5 * math.pi * progress))
+            case _:
+                return self.strength * progress
 
 
 @dataclasses.dataclass(frozen=True)

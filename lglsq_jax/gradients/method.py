@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .context import QuantizerContext, Sums
 from .error_rules import ErrorRule, NoErrorRule
-from .round_rules import STE, RoundRule
+from .round_rules import STE, RoundRule, ScheduledRoundRule
 from .scale_rules import LSQScale, ScaleRule
 
 
@@ -66,8 +66,9 @@ class GradientMethod:
 
     def input_gradient(self, context: QuantizerContext) -> Float[Array, "*shape"]:
         r"""Returns :math:`g_x = g \cdot I \cdot r'(v) \cdot f(g, e, p)` in float32."""
-        inner = jnp.where(context.inside, context.normalised, 0.0)  # a far v would make the unused slope NaN
-        gradient = jnp.where(context.inside, context.gradient, 0.0) * self.round_rule.slope(inner)
+        inner, rule = jnp.where(context.inside, context.normalised, 0.0), self.round_rule  # a far v: an unused NaN
+        slope = rule.slope_at(inner, context.progress) if isinstance(rule, ScheduledRoundRule) else rule.slope(inner)
+        gradient = jnp.where(context.inside, context.gradient, 0.0) * slope
         return gradient * self.error_rule.factor(context.gradient, context.rounding_error, context.progress)
 
     def scale_gradients(

@@ -17,6 +17,15 @@ class RoundRule(Protocol):
         ...
 
 
+@runtime_checkable
+class ScheduledRoundRule(RoundRule, Protocol):
+    """A round rule whose slope changes during training: besides ``slope`` it has a ``slope_at``, which then counts."""
+
+    def slope_at(self, v: Float[Array, "*shape"], progress: Float[Array, ""]) -> Float[Array, "*shape"]:
+        """Returns ``r'(v)`` at a progress of training from 0 to 1, which may be traced."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class STE:
     r"""Straight-through estimator: rounding has slope 1, so :math:`g_x = g \cdot I`.
@@ -48,20 +57,35 @@ class ASR:
     step that rises by exactly 1 in each rounding cell. The slope therefore averages 1 and lies in
     :math:`[A / (1 + k^2/4), A]`.
 
+    With a ``start``, k moves in a straight line of the training progress ``p``:
+    :math:`k(p) = (1 - p) k_0 + p k_1`. From 0 on, rounding is straight-through first and sharpens; that schedule is
+    ours, the abstract names none.
+
     Attributes:
-        sharpness: ``k`` >= 0; 0 is the straight-through estimator, bit for bit.
+        sharpness: ``k`` >= 0, at the end of training; 0 is the straight-through estimator, bit for bit.
+        start: ``k`` at the beginning; None: the same all the time.
 
     References: LG-LSQ, arXiv 2202.09009 (2022), abstract.
     """
 
     sharpness: float = 2.0
+    start: float | None = None
 
     def __post_init__(self):
-        if not 0 <= self.sharpness < math.inf:
-            raise ValueError(f"`sharpness` must be a finite number >= 0, got {self.sharpness}")
+        for name, value in (("sharpness", self.sharpness), ("start", self.start)):
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must be a finite number >= 0, got {value}")
+
+    def slope_at(self, v: Float[Array, "*shape"], progress: Float[Array, ""]) -> Float[Array, "*shape"]:
+        """Returns ``r'(v)`` for ``v = x / scale`` at a progress from 0 to 1, which may be traced; float32."""
+        if self.start is None or self.start == self.sharpness:
+            return self.slope(v)
+        k = (1 - progress) * self.start + progress * self.sharpness
+        centred = k * (v - jnp.floor(v) - 0.5)
+        return arctangent_gain(k) / (1 + centred * centred)
 
     def slope(self, v: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Returns ``r'(v)`` for ``v = x / scale``; float32."""
+        """Returns ``r'(v)`` for ``v = x / scale`` at the end of training; float32."""
         if self.sharpness == 0:
             return jnp.ones_like(v)
         centred = self.sharpness * (v - jnp.floor(v) - 0.5)

@@ -17,8 +17,8 @@ from ..integer.summary import Summary
 from ..layer_sensitivity import Sensitivity, sensitivity
 from ..training.config import TrainConfig
 from ..training.deploy import load_program, test_images
-from ..training.experiment import float_network, newest_snapshot, quantized_network
 from ..training.folder import RunFolder
+from ..training.saved import float_network, newest_snapshot, quantized_network
 from .distributions import LayerDistributions, layer_distributions
 from .history import History, read_history
 from .predictions import Predictions, predict
@@ -36,7 +36,8 @@ class Findings:
     Attributes:
         folder: of the run.
         config: of the run.
-        phase: ``float`` or ``quantized``: of the newest checkpoint; empty where there is none.
+        phase: ``float``, ``quantized`` or a stage before it such as ``quantized-w8a8``: of the newest checkpoint; empty
+            where there is none.
         step: steps of the run up to the newest checkpoint.
         history: the curves.
         environment: versions and machine.
@@ -77,7 +78,7 @@ def find(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAMPLES) ->
     Raises:
         UserError: the run has nothing to report yet, or its data or its files cannot be read.
     """
-    snapshot = newest_snapshot(folder)
+    snapshot = newest_snapshot(folder, config)
     history = read_history(folder, config)
     if snapshot is None and not history.lines:
         raise UserError(f"the run {folder.path} must have begun its training, but it has no metrics and no checkpoint")

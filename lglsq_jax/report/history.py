@@ -16,6 +16,8 @@ Series = tuple[list[float], list[float]]
 class History:
     """The lines of ``metrics.jsonl``; those of the float phase may be of the run that this one started from.
 
+    The phase ``quantized`` is here all of its stages, such as ``quantized-w8a8``.
+
     Attributes:
         lines: in the order of their steps.
     """
@@ -29,7 +31,8 @@ class History:
 
     def layer_series(self, path: str, name: str) -> Series:
         """Returns a statistic of a layer over the epochs of the quantized phase."""
-        epochs = {line["step"]: line["epoch"] for line in self._of("quantized", "test")}
+        steps = sorted({line["step"] for line in self._of("quantized", "test")})
+        epochs = {step: epoch for epoch, step in enumerate(steps, 1)}
         found = [line for line in self._of("quantized", "layers") if line["step"] in epochs]
         found = [line for line in found if name in line.get(path, {})]
         return [epochs[line["step"]] for line in found], [line[path][name] for line in found]
@@ -45,7 +48,7 @@ class History:
         return min(steps, default=None)
 
     def _of(self, phase: str, split: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["phase"] == phase and line["split"] == split]
+        return [line for line in self.lines if line["phase"].split("-")[0] == phase and line["split"] == split]
 
 
 def read_history(folder: RunFolder, config: TrainConfig) -> History:

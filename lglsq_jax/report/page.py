@@ -2,6 +2,7 @@
 
 import math
 
+from ..training.bit_options import describe_bits
 from . import sections
 from .findings import Findings
 from .gallery import Gallery
@@ -74,7 +75,7 @@ def render(found: Findings) -> tuple[str, dict[str, bytes]]:
     settings = found.config.quantized
     title = (
         f"{found.config.model.name} on {found.dataset.name if found.dataset else found.config.data.source}, "
-        f"{settings.weight_bits}-bit weights, {settings.input_bits}-bit inputs"
+        f"{describe_bits(settings)}"
     )
     links = [element("li", element("a", name, href=f"#{key}")) for key, name, _ in parts]
     body = [
@@ -119,5 +120,5 @@ def _lead(found: Findings) -> list[Html]:
         "": "No checkpoint is saved yet, so only the curves can be shown.",
         "float": "It is in its float phase: nothing is quantized yet, and the sections about layers come later.",
         "quantized": "It is in its quantized phase: layers are as they are now, and there is no integer program yet.",
-    }[found.phase]
+    }[found.phase.split("-")[0]]
     return [element("p", f"This run is not finished. {state}", class_="note")]

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..training.bit_options import describe_bits
 from .drawing import BLUE, GREEN, photo
 from .figures import (
     accuracy_and_size,
@@ -49,13 +50,13 @@ def accuracy(found: Findings, gallery: Gallery) -> list[Content]:
         (name, f"{percent(top1)} ± {100 * spread:.2f}", f"{size:,}", f"{networks[0][3] / size:.1f}×")
         for name, top1, spread, size in networks
     ]
-    bits = summary["bits"]
+    bits, mean = summary["bits"], " on average" if "layer_bits" in summary else ""
     text = (
         f"The same network three times, on the {summary['samples']:,} test images. Float is what it was before "
-        f"quantization. Fake-quantized is what was trained: weights rounded to {bits['weights']} bits, the inputs of "
-        f"layers to {bits['inputs']} bits (8 bits in the first and the last layer), computed in float. Integer is what "
-        "is deployed: whole numbers only. Good: the last two are equal to the digit and close to the first, at a "
-        "fraction of the size. A difference within the ± (one standard error) may be chance."
+        f"quantization. Fake-quantized is what was trained: weights rounded to {bits['weights']} bits{mean}, the "
+        f"inputs of layers to {bits['inputs']} bits{mean} (8 bits in the first and the last layer), computed in float. "
+        "Integer is what is deployed: whole numbers only. Good: the last two are equal to the digit and close to the "
+        "first, at a fraction of the size. A difference within the ± (one standard error) may be chance."
     )
     kept = (
         f"The integers give {100 * summary['agreement']:.3f} % of the images the class that the fake-quantized network "
@@ -269,8 +270,7 @@ def making(found: Findings) -> list[Content]:
         "network": config.model.name,
         "data": f"{found.dataset.name if found.dataset else config.data.source}, batches of {config.data.batch_size}",
         "float phase": f"taken from {float_start}" if float_start else f"{pretraining.epochs} epochs",
-        "quantized phase": f"{quantized.epochs} epochs, method {quantized.method}, {quantized.weight_bits}-bit weights "
-        f"and {quantized.input_bits}-bit inputs",
+        "quantized phase": f"{quantized.epochs} epochs, method {quantized.method}, {describe_bits(quantized)}",
         "steps so far": f"{found.step:,}",
         "seed": str(config.seed),
     }

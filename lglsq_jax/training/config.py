@@ -1,12 +1,14 @@
 """What an experiment is: data, network, and the two phases of training, as frozen dataclasses."""
 
 import dataclasses
+import json
 import math
 from typing import Any
 
 from ..data import DataConfig
 from ..errors import UserError
 from ..method_names import check_method
+from .bit_options import BitOptions, check_bit_options
 from .bounds import check_number, check_whole
 from .networks import find_network
 
@@ -99,7 +101,7 @@ class PretrainingConfig(PhaseConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizedConfig(PhaseConfig):
+class QuantizedConfig(BitOptions, PhaseConfig):
     """The quantized phase: starts from the float network's weights and calibrated scales."""
 
     method: str = "lg_lsq"
@@ -144,6 +146,7 @@ class QuantizedConfig(PhaseConfig):
         check_number("distillation", self.distillation, 0, 1)
         check_number("temperature", self.temperature, 0, math.inf, open_low=True)
         check_number("ema_decay", self.ema_decay, 0, 1, open_high=True)
+        check_bit_options(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +214,8 @@ class TrainConfig:
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
-    """Returns a config as plain nested dictionaries, as ``config.json`` holds it."""
-    return dataclasses.asdict(config)
+    """Returns a config as plain nested dictionaries, as ``config.json`` holds it: lists where it has tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(fields: dict[str, Any]) -> TrainConfig:

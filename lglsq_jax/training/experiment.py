@@ -4,18 +4,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import methods
 from ..convert import calibrate, quantize_model
 from ..data import DamagedImages, Dataset, open_dataset, train_batches
 from ..errors import UserError
 from ..files import read_json, write_json
-from ..inspection import Plan, plan
-from ..models import load_torchvision, recommended_rules
+from ..models import load_torchvision
 from ..paths import quantized_layers
-from ..spec import QuantSpec
 from .bad_steps import BadSteps
 from .cache import compiled_once
-from .checkpoints import Checkpoints, whole_hash
+from .checkpoints import Checkpoints
+from .chosen_bits import choose_bits, keep_bits, kept_bits, mean_bits, sentence
 from .config import TrainConfig, as_dict, differences
 from .deploy import (
     broken_promises,
@@ -33,7 +31,9 @@ from .network import Network
 from .networks import find_network
 from .phase import Phase
 from .quiet import opened
+from .saved import blank_float
 from .signals import StopRequest
+from .stages import LayerBits, quantization_rules, stages_of
 
 PHASES = ("float", "quantized")
 
@@ -118,24 +118,43 @@ def _trained(
     float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged, bad_steps)
     if last == "float":
         return {"float": float_network}, float_steps
-    model = float_network.model()
-    template = quantize_model(model, quantization_rules(config, model))
+    bits = told(lambda: _bits(config, folder, dataset, log, damaged, float_network))
+    network, steps = float_network, float_steps
+    for stage in stages_of(config):
+        model = network.model()
+        template = quantize_model(model, quantization_rules(stage.config, model, bits))
 
-    def calibrated() -> Network:
-        log.say(f"calibrating {config.quantized.calibration_batches} batches")
-        calibrate(template, _calibration_batches(config, dataset, damaged))
-        _multiply_scales(template, config.quantized.scale_start_factor)
-        return Network.of(template)
+        def calibrated(template=template) -> Network:
+            log.say(f"calibrating {config.quantized.calibration_batches} batches")
+            calibrate(template, _calibration_batches(config, dataset, damaged))
+            _multiply_scales(template, config.quantized.scale_start_factor)
+            return Network.of(template)
 
-    checkpoints = Checkpoints(folder.checkpoints("quantized"), log.warn, config.keep_checkpoints)
-    phase = Phase(
-        "quantized", config, config.quantized, dataset, float_steps, checkpoints, log, stop, damaged, bad_steps
-    )
-    try:
-        network = phase.run(Network.of(template), calibrated, float_network)
-    finally:
-        checkpoints.close()
-    return {"float": float_network, "quantized": network}, float_steps + phase.steps
+        checkpoints = Checkpoints(folder.checkpoints(stage.name), log.warn, config.keep_checkpoints)
+        phase = Phase(
+            stage.name, config, stage.config.quantized, dataset, steps, checkpoints, log, stop, damaged, bad_steps
+        )
+        try:
+            network = phase.run(Network.of(template), calibrated, float_network)
+        finally:
+            checkpoints.close()
+        steps += phase.steps
+    return {"float": float_network, "quantized": network}, steps
+
+
+def _bits(
+    config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, damaged: DamagedImages, network: Network
+) -> LayerBits | None:
+    """Returns the bits of each layer, where the run is to choose them; it does so once and keeps them in its folder."""
+    if not config.quantized.bit_choices:
+        return None
+    bits = kept_bits(folder, config)
+    if bits is None:
+        log.say(f"choosing the bits of each layer from {' '.join(map(str, config.quantized.bit_choices))}")
+        bits = choose_bits(config, network.model(), _calibration_batches(config, dataset, damaged))
+        keep_bits(folder, bits)
+        log.say(sentence(bits))
+    return bits
 
 
 def _deployed(
@@ -153,6 +172,8 @@ def _deployed(
     quantized = network.model()
     program = make_program(folder, quantized, dataset)
     report = compare(quantized, program, dataset, config, stop)
+    bits = kept_bits(folder, config)
+    means = mean_bits(quantized, bits) if bits else (config.quantized.weight_bits, config.quantized.input_bits)
     summary = {
         "float": {"top1": facts["float"], "bytes": save_weights(folder, "float", float_network)},
         "fake_quantized": {
@@ -165,7 +186,8 @@ def _deployed(
         },
         **report_fields(report),
         "dataset": dataset.name,
-        "bits": {"weights": config.quantized.weight_bits, "inputs": config.quantized.input_bits},
+        "bits": {"weights": means[0], "inputs": means[1]},
+        **({"layer_bits": bits} if bits else {}),
         "method": config.quantized.method,
         "model": config.model.name,
         "step": facts["step"],
@@ -237,22 +259,6 @@ def build_float(config: TrainConfig, dataset: Dataset):
     return network.build(dataset.num_classes, dataset.image_shape[-1], config.model.options, config.seed)
 
 
-def blank_float(config: TrainConfig, dataset: Dataset):
-    """Returns the float network with zeros for weights: a structure to fill."""
-    network = find_network(config.model.name)
-    return network.blank(dataset.num_classes, dataset.image_shape[-1], config.model.options)
-
-
-def quantization_rules(config: TrainConfig, model):
-    """Returns the recommended rules of the network for the bits and the method of a config."""
-    settings = config.quantized
-    method = methods.get(settings.method)
-    axis = 3 if settings.per_channel else None
-    weights = QuantSpec(settings.weight_bits, signed=True, channel_axis=axis, method=method)
-    inputs = QuantSpec(settings.input_bits, signed=False, batch_axis=0, method=method)
-    return recommended_rules(model, weights=weights, inputs=inputs)
-
-
 def _multiply_scales(model, factor: float) -> None:
     for _, layer in quantized_layers(model) if factor != 1 else ():
         scales = {"weights": layer.weight_scale, "inputs": layer.input_scale}
@@ -266,99 +272,3 @@ def _calibration_batches(config: TrainConfig, dataset: Dataset, damaged: Damaged
             yield next(stream)["image"]
     finally:
         stream.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """The newest checkpoint of a run.
-
-    Attributes:
-        phase: ``float`` or ``quantized``.
-        step: steps of the run that were done.
-        facts: what was saved beside it.
-        params_sha256: one hash over every leaf.
-        leaves: the arrays by name.
-    """
-
-    phase: str
-    step: int
-    facts: dict[str, Any]
-    params_sha256: str
-    leaves: dict[str, Any]
-
-
-def newest_snapshot(folder: RunFolder) -> Snapshot | None:
-    """Returns the newest good checkpoint of a run's folder; None where there is none."""
-    for phase in reversed(PHASES):
-        checkpoints = Checkpoints(folder.checkpoints(phase))
-        try:
-            for step in checkpoints.steps:
-                loaded = checkpoints.read(step)
-                if not isinstance(loaded, str):
-                    leaves, facts = loaded
-                    return Snapshot(phase, facts["step"], facts, whole_hash(leaves), leaves)
-        finally:
-            checkpoints.close()
-    return None
-
-
-def quantization_plan(config: TrainConfig, snapshot: Snapshot | None) -> Plan:
-    """Returns the plan of a run's network, from its config and its newest checkpoint alone: no data are read."""
-    leaves = snapshot.leaves if snapshot else {}
-
-    def shape(name: str) -> tuple[int, ...] | None:
-        return leaves[name].shape if name in leaves else None
-
-    network = find_network(config.model.name)
-    stem, head = (shape(f"train.parameters.{path.replace('/', '.')}.kernel") for path in (network.first, network.last))
-    channels, classes = stem[-2] if stem else 3, head[-1] if head else 10
-    model = network.blank(classes, channels, config.model.options)
-    quantized = quantize_model(model, quantization_rules(config, model))
-    if snapshot is None or snapshot.phase != "quantized":
-        return plan(quantized)
-    return plan(_filled(Network.of(quantized), leaves, snapshot.step).model())
-
-
-def quantized_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> Network:
-    """Returns the trained quantized network of a run's newest checkpoint.
-
-    Raises:
-        UserError: the run has not reached its quantized phase, or the checkpoint is of another model.
-    """
-    model = blank_float(config, dataset)
-    return _from_checkpoint(folder, Network.of(quantize_model(model, quantization_rules(config, model))), "quantized")
-
-
-def float_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> Network:
-    """Returns the trained float network of a run, or of the run that it started from."""
-    source = folder
-    if config.pretraining.start_from is not None:
-        source, _ = RunFolder.existing(config.pretraining.start_from)
-    return _from_checkpoint(source, Network.of(blank_float(config, dataset)), "float")
-
-
-def _from_checkpoint(folder: RunFolder, template: Network, phase: str) -> Network:
-    checkpoints = Checkpoints(folder.checkpoints(phase))
-    try:
-        for step in checkpoints.steps:
-            loaded = checkpoints.read(step)
-            if not isinstance(loaded, str):
-                return _filled(template, loaded[0], step)
-    finally:
-        checkpoints.close()
-    raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but there is none yet")
-
-
-def _filled(template: Network, leaves: dict[str, Any], step: int) -> Network:
-    prefix = "train.average." if any(name.startswith("train.average.") for name in leaves) else "train.parameters."
-
-    def filled(arrays, prefix):
-        found = {}
-        for path, like in arrays.items():
-            leaf = leaves.get(prefix + path.replace("/", "."))
-            if leaf is None or leaf.shape != like.shape or leaf.dtype != like.dtype:
-                raise UserError(f"the checkpoint of step {step} is of another model: its {path} does not fit")
-            found[path] = leaf
-        return found
-
-    return Network(template.skeleton, filled(template.parameters, prefix), filled(template.rest, "train.rest."))

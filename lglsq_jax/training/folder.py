@@ -57,6 +57,11 @@ class RunFolder:
         return self.path / "bad_steps.jsonl"
 
     @property
+    def bits_file(self) -> Path:
+        """The bits of each layer where the run chose them, JSON: ``weights`` and ``inputs`` by path."""
+        return self.path / "bits.json"
+
+    @property
     def program_file(self) -> Path:
         """The integer program."""
         return self.path / "integer" / "program.safetensors"

@@ -60,9 +60,20 @@ def soft_round_slope(k: float, v):
     return gain / (1 + k**2 * (v - np.floor(v) - 0.5) ** 2)
 
 
+def sharpness_at(p: float, last: float, first: float | None = None) -> float:
+    """A straight line from ``first`` to ``last``."""
+    return last if first is None else first + (last - first) * p
+
+
+def strength_at(p: float, strength: float, schedule: str = "linear") -> float:
+    """MDE's strength over the training progress."""
+    share = {"linear": p, "constant": 1.0, "decaying": 1 - p, "cosine": (1 - math.cos(math.pi * p)) / 2}[schedule]
+    return strength * share
+
+
 def error_factor(rule, g, e, p):
     name, *constants = rule
-    strength = {"none": lambda: 0.0, "mde": lambda d: d * p, "ewgs": lambda d: d}[name](*constants)
+    strength = {"none": lambda: 0.0, "mde": lambda *c: strength_at(p, *c), "ewgs": lambda d: d}[name](*constants)
     return 1 + strength * np.sign(g) * e
 
 
@@ -100,7 +111,7 @@ def gradients(grid: Grid, x, scale, g, *, offset=None, p=1.0, round_rule=("ste",
         v = (x[index] - beta) / s
         q = np.clip(np.rint(v), grid.low, grid.high)
         inside = (v >= grid.low) & (v <= grid.high)
-        slope = 1.0 if round_rule[0] == "ste" else soft_round_slope(round_rule[1], v)
+        slope = 1.0 if round_rule[0] == "ste" else soft_round_slope(sharpness_at(p, *round_rule[1:]), v)
         factor = error_factor(error_rule, g[index], np.clip(v - q, -0.5, 0.5), p)
         g_x[index] = g[index] * inside * slope * factor
         norm = math.sqrt(grid.count(x.shape) * grid.high)

@@ -58,6 +58,26 @@ def test_mse_finds_the_least_squared_error(grid, seed, size):
         assert error(found[index]) <= best * (1.15 if grid.bits == 8 else 1.05)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_each_channel_gets_the_least_error_over_its_own_grid(bits):
+    """As if it were alone, whatever the others are; the grid of the docstring, once more in float64."""
+    channels, size = 5, 10.0 ** np.arange(-2, 3)
+    x = np.random.default_rng(bits).standard_t(3, (3, 3, 4, channels)).astype(np.float32) * size.astype(np.float32)
+    found = np.asarray(lq.init_scale(jnp.asarray(x), lq.QuantSpec(bits, channel_axis=-1)))
+    grid = Grid(bits)
+    for channel in range(channels):
+        values = np.float64(x[..., channel])
+        alone = float(lq.init_scale(jnp.asarray(x[..., channel]), lq.QuantSpec(bits)))
+        assert found[channel] == pytest.approx(alone, rel=1e-6)
+
+        def error(scale, values=values):
+            return ((np.clip(np.rint(values / scale), grid.low, grid.high) * scale - values) ** 2).mean()
+
+        coarse = np.geomspace(0.012, 1.2, 48) * np.abs(values).max() / grid.high
+        step, best = coarse[1] / coarse[0], min(coarse, key=error)
+        assert error(found[channel]) <= min(map(error, best * np.linspace(1 / step, step, 25))) * (1 + 1e-4)
+
+
 @pytest.mark.parametrize("how", STARTS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_a_start_is_always_finite_and_positive(how, grid):

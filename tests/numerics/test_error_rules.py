@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lglsq_jax as lq
+from lglsq_jax.method_names import SCHEDULES
 
 from . import reference
 from .cases import Case, cases
@@ -41,9 +42,37 @@ def test_factors_are_their_formulas_element_by_element(case, name, strength, k):
     assert (np.abs(input_gradient(case, rule, lq.ASR(k)) - expected.x) <= tolerance).all()
 
 
-@given(cases(), st.floats(0, 1.999))
-def test_mde_keeps_the_sign_and_pulls_towards_the_code(case, strength):
-    plain, scaled = input_gradient(case, lq.MDE(0.0)), input_gradient(case, lq.MDE(strength))
+@given(cases(), STRENGTH, st.sampled_from(SCHEDULES), st.floats(0, 1))
+def test_a_schedule_of_mde_is_its_formula(case, strength, schedule, progress):
+    progress = float(np.float32(progress))
+    expected = reference.gradients(
+        case.grid, case.x, case.scale, case.g, p=progress, error_rule=("mde", strength, schedule), scale_rule=("fixed",)
+    )
+    found = input_gradient(case, lq.MDE(strength, schedule), progress=progress)
+    assert (np.abs(found - expected.x) <= 1e-6 * (np.abs(case.g) + np.abs(expected.x))).all()
+
+
+@given(cases(), STRENGTH)
+def test_schedules_of_mde_meet_at_their_ends(case, strength):
+    def at(progress, schedule):
+        return input_gradient(case, lq.MDE(strength, schedule), progress=progress)
+
+    plain, full = input_gradient(case, lq.NoErrorRule()), input_gradient(case, lq.EWGS(strength))
+    for schedule, first, last in (
+        ("linear", plain, full), ("cosine", plain, full), ("decaying", full, plain), ("constant", full, full)
+    ):  # fmt: skip
+        np.testing.assert_array_equal(at(0.0, schedule), first)
+        np.testing.assert_array_equal(at(1.0, schedule), last)
+
+
+def test_a_schedule_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match=r"^`schedule` must be one of linear, constant, decaying, cosine, got 'step'$"):
+        lq.MDE(0.05, "step")
+
+
+@given(cases(), st.floats(0, 1.999), st.sampled_from(SCHEDULES))
+def test_mde_keeps_the_sign_and_pulls_towards_the_code(case, strength, schedule):
+    plain, scaled = input_gradient(case, lq.MDE(0.0)), input_gradient(case, lq.MDE(strength, schedule))
     assert (np.sign(plain) == np.sign(scaled)).all()
     v = case.x / _wide(case)
     error = v - np.clip(np.rint(v), case.grid.low, case.grid.high)

@@ -62,6 +62,33 @@ def test_a_part_on_top_of_a_method_leaves_the_rest_of_it(base):
     assert dataclasses.replace(found, round_rule=own.round_rule, error_rule=own.error_rule) == own
 
 
+def test_constants_of_the_rules_are_replaced_where_given():
+    change, full = lq.methods.with_constants, lq.methods.LG_LSQ
+    assert change("lg_lsq") == full and change("lsq") == lq.methods.LSQ
+    found = change("lg_lsq", sharpness=3.0, sharpness_start=0.5, strength=0.1, strength_schedule="cosine")
+    assert found == dataclasses.replace(full, round_rule=lq.ASR(3.0, 0.5), error_rule=lq.MDE(0.1, "cosine"))
+    assert change("lg_lsq", sharpness_start=0.0).round_rule == lq.ASR(2.0, 0.0)
+    assert change("ewgs", strength=0.1).error_rule == lq.EWGS(0.1)
+    assert change("lsq+mde", strength_schedule="decaying").error_rule == lq.MDE(0.05, "decaying")
+    assert change("dorefa", weight_start="lsq") == dataclasses.replace(lq.methods.DOREFA, weight_start="lsq")
+
+
+@pytest.mark.parametrize(
+    ("name", "constants", "words"),
+    [
+        ("lsq", {"sharpness": 2.0}, "`sharpness` must be None for a method without ASR, such as lsq, got 2.0"),
+        ("lg_lsq-asr", {"sharpness_start": 0.0}, "`sharpness_start` must be None for a method without ASR"),
+        ("lsq+asr", {"strength": 0.1}, "`strength` must be None for a method without MDE or EWGS"),
+        ("ewgs", {"strength_schedule": "linear"}, "`strength_schedule` must be None for a method without MDE"),
+        ("lg_lsq", {"strength_schedule": "step"}, "`schedule` must be one of linear"),
+        ("lg_lsq", {"sharpness": -1.0}, "`sharpness` must be a finite number >= 0"),
+    ],
+)
+def test_a_constant_of_a_rule_that_is_not_there_is_refused(name, constants, words):
+    with pytest.raises(ValueError, match=words):
+        lq.methods.with_constants(name, **constants)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

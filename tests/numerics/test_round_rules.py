@@ -18,9 +18,10 @@ from .cases import Case, cases
 SHARPNESS = st.one_of(st.sampled_from([0.0, 1e-4, 9.9e-3, 1.01e-2, 1.0, 2.0, 3.0]), st.floats(0, 30))
 
 
-def input_gradient(case: Case, round_rule) -> np.ndarray:
+def input_gradient(case: Case, round_rule, progress=None) -> np.ndarray:
     spec = case.spec(lq.GradientMethod(round_rule=round_rule))
-    _, pull_back = jax.vjp(lambda x: lq.fake_quantize(x, case.scale, spec, progress=case.progress), case.x)
+    p = case.progress if progress is None else progress
+    _, pull_back = jax.vjp(lambda x: lq.fake_quantize(x, case.scale, spec, progress=p), case.x)
     return np.asarray(pull_back(case.g)[0])
 
 
@@ -39,6 +40,38 @@ def test_ste_is_its_formula_to_the_bit(case):
 @given(cases())
 def test_sharpness_zero_is_the_straight_through_estimator_to_the_bit(case):
     np.testing.assert_array_equal(input_gradient(case, lq.ASR(0.0)), input_gradient(case, lq.STE()))
+
+
+@given(cases(), SHARPNESS, SHARPNESS)
+def test_a_sharpness_that_moves_is_its_formula(case, first, last):
+    expected = reference.gradients(
+        case.grid, case.x, case.scale, case.g, p=case.progress, round_rule=("asr", last, first), scale_rule=("fixed",)
+    )
+    # k itself is a float32 here, and its error counts twice in the slope.
+    np.testing.assert_allclose(input_gradient(case, lq.ASR(last, start=first)), expected.x, rtol=2e-6, atol=0)
+
+
+@given(cases(), SHARPNESS, SHARPNESS)
+def test_a_sharpness_that_moves_begins_at_its_start_and_ends_where_it_is_to(case, first, last):
+    rule = lq.ASR(last, start=first)
+    for progress, constant in ((0.0, first), (1.0, last)):
+        plain = input_gradient(case, lq.ASR(constant))
+        np.testing.assert_allclose(input_gradient(case, rule, progress), plain, rtol=5e-7, atol=0)
+    np.testing.assert_array_equal(input_gradient(case, lq.ASR(last, start=last)), input_gradient(case, lq.ASR(last)))
+
+
+def test_a_sharpness_that_moves_is_compiled_once():
+    rule, compiled = lq.ASR(3.0, start=0.0), []
+
+    @jax.jit
+    def slope(v, progress):
+        compiled.append(None)
+        return rule.slope_at(v, progress)
+
+    v = jnp.asarray([0.5])
+    found = [float(slope(v, jnp.float32(p))[0]) for p in (0.0, 0.5, 1.0)]
+    assert len(compiled) == 1
+    assert found[0] == 1 and found[0] < found[1] < found[2]
 
 
 @given(SHARPNESS, st.integers(-128, 255))
@@ -65,3 +98,5 @@ def test_gain_and_its_derivative_are_smooth_through_zero():
 def test_a_sharpness_that_is_no_sharpness_is_refused(sharpness):
     with pytest.raises(ValueError, match=rf"^`sharpness` must be a finite number >= 0, got {sharpness}$"):
         lq.ASR(sharpness)
+    with pytest.raises(ValueError, match=rf"^`start` must be a finite number >= 0, got {sharpness}$"):
+        lq.ASR(2.0, start=sharpness)

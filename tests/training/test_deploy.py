@@ -10,8 +10,8 @@ import pytest
 
 import lglsq_jax as lq
 from lglsq_jax.training.deploy import load_program
-from lglsq_jax.training.experiment import quantized_network
 from lglsq_jax.training.folder import RunFolder
+from lglsq_jax.training.saved import quantized_network
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import lglsq_jax as lq
 from lglsq_jax.data import DataConfig
 from lglsq_jax.errors import UserError
 from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig, train_alone
-from lglsq_jax.training.experiment import _multiply_scales, newest_snapshot
+from lglsq_jax.training.experiment import _multiply_scales
 from lglsq_jax.training.folder import RunFolder
+from lglsq_jax.training.saved import newest_snapshot
 
 CONFIG = TrainConfig(
     data=DataConfig(batch_size=160, eval_batch_size=360, train_images=160),
@@ -30,7 +31,7 @@ def changed(config: TrainConfig, **fields) -> TrainConfig:
 def test_variants_share_a_float_network_and_nothing_but_what_was_asked_for_is_made(tmp_path):
     top1 = train_alone(CONFIG, tmp_path / "float", last="float")
     assert 0 <= top1 <= 1
-    snapshot = newest_snapshot(RunFolder(tmp_path / "float"))
+    snapshot = newest_snapshot(RunFolder(tmp_path / "float"), CONFIG)
     assert snapshot is not None and snapshot.phase == "float"
 
     variant = changed(CONFIG, pretraining={"start_from": str(tmp_path / "float")})
