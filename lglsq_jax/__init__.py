@@ -53,7 +53,7 @@ _WHERE = {
     "sensitivity": "layer_sensitivity",
     "UserError": "errors",
 }
-_MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "training")
+_MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "oscillations", "training")
 
 __all__ = [*_WHERE, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
