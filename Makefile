@@ -26,6 +26,8 @@ env: $(STAMP) ## make or update .venv (again only when a requirements file chang
 train: $(STAMP) ## train on the embedded digits: float, low bits, integers, table
 	$(BIN)/python train.py digits $(ARGS)
 
+# Most of the tests' time goes into compiling what runs once or twice. "make long" compiles as users do.
+test: export XLA_FLAGS := --xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 $(XLA_FLAGS)
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 

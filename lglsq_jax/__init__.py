@@ -56,7 +56,7 @@ _WHERE = {
     "allocate_bits": "bit_allocation",
     "UserError": "errors",
 }
-_MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "training")
+_MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "oscillations", "training")
 
 __all__ = [*_WHERE, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

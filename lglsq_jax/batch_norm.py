@@ -1,13 +1,17 @@
 """Batch norm over parts of a batch, and its statistics measured anew on what a trained network's layers see."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from .paths import named_modules
+
+Statistics = Mapping[str, tuple[Array, Array]]
+"""Mean and variance of what a batch norm sees, by its path."""
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -92,29 +96,44 @@ def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Float[Array, "n .
     """
     norms = _norms(model)
     graph, state = nnx.split(model)
+    observe = jax.jit(lambda state, batch: observed_batch_norm(nnx.merge(graph, state), batch))
+    measured = joined_batch_norm([jax.device_get(observe(state, jnp.asarray(batch))) for batch in batches])
+    for path, norm in norms.items():
+        norm.mean[...], norm.var[...] = (jnp.asarray(array, norm.mean.dtype) for array in measured[path])
+    return len(norms)
 
-    @jax.jit
-    def observe(state, batch):
-        copy = nnx.merge(graph, state)
-        copy.eval()
-        for norm in _norms(copy).values():
-            norm.use_running_average, norm.momentum = False, 0.0  # the running statistics become those of the batch
-        copy(batch)
-        return {path: (norm.mean[...], norm.var[...]) for path, norm in _norms(copy).items()}
 
-    seen = [jax.device_get(observe(state, jnp.asarray(batch))) for batch in batches]
+def observed_batch_norm(model: nnx.Module, batch: Float[Array, "n ..."]) -> Statistics:
+    """Returns mean and variance of what every batch norm of ``model`` sees of one batch, by the norm's path.
+
+    The model is used up: it is in evaluation mode afterwards and its running statistics are those of the batch.
+    """
+    model.eval()
+    norms = _norms(model)
+    for norm in norms.values():
+        norm.use_running_average, norm.momentum = False, 0.0  # the running statistics become those of the batch
+    model(batch)  # pyright: ignore[reportCallIssue]
+    return {path: (norm.mean[...], norm.var[...]) for path, norm in norms.items()}
+
+
+def joined_batch_norm(seen: Sequence[Statistics]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the statistics of equally large batches together, as ``reestimate_batch_norm`` says, in float64.
+
+    Raises:
+        ValueError: there is no batch, or the statistics of a batch norm (named) are not finite.
+    """
     if not seen:
         raise ValueError("`batches` must hold at least one batch to measure batch norm's statistics on, got none")
     measured = {}
-    for path in norms:
-        means, variances = (jnp.stack([found[path][which] for found in seen]) for which in (0, 1))
+    for path in seen[0]:
+        means, variances = (
+            np.stack([np.asarray(found[path][which], np.float64) for found in seen]) for which in (0, 1)
+        )
         mean, variance = means.mean(0), variances.mean(0) + means.var(0)
-        if not bool(jnp.isfinite(mean).all() & jnp.isfinite(variance).all()):
+        if not (np.isfinite(mean) & np.isfinite(variance)).all():
             raise ValueError(f"the statistics of batch norm {path!r} must be finite on the batches, and are not")
         measured[path] = mean, variance
-    for path, norm in norms.items():
-        norm.mean[...], norm.var[...] = (array.astype(norm.mean.dtype) for array in measured[path])
-    return len(norms)
+    return measured
 
 
 def _norms(model: nnx.Module) -> dict[str, nnx.BatchNorm]:

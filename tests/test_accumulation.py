@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import lglsq_jax as lq
 from lglsq_jax.accumulation import accumulated_value_and_grad
 from lglsq_jax.training.skeleton import Skeleton
+from tests.short_run import simulated_devices
 
 ROWS = 8
 
@@ -129,7 +130,9 @@ def assert_same(found, wanted):
     for path, variable in wanted.items():
         one, other = np.asarray(found[path][...]), np.asarray(variable[...])
         assert one.dtype == other.dtype and np.isfinite(other).all()
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max(), err_msg=str(path))
+        # A scale's gradient is one sum, whose terms may cancel.
+        bound = 1e-4 if path[-1] in ("input_scale", "weight_scale", "input_offset") else 1e-5
+        np.testing.assert_allclose(one, other, rtol=bound, atol=bound * np.abs(other).max(), err_msg=str(path))
 
 
 def assert_all_same(results):
@@ -439,7 +442,7 @@ print("same gradients")
 
 def test_a_batch_spread_over_four_devices_stays_where_it_is_and_gives_the_same():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": simulated_devices(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(lq.__file__).resolve().parent.parent),
     }

@@ -30,7 +30,17 @@ ROWS = {
     },
     "layer": {"layers", "normalize"},
     "function": {"ops"},
-    "numerics": {"quantizers", "deferred", "gradients", "methods", "method_names", "calibration", "spec", "primitives"},
+    "numerics": {
+        "quantizers",
+        "deferred",
+        "gradients",
+        "methods",
+        "method_names",
+        "calibration",
+        "spec",
+        "primitives",
+        "oscillations",
+    },
     "errors": {"errors", "files"},
 }
 WITHOUT_FLAX = ("numerics", "errors")

@@ -9,7 +9,7 @@ from ..data import DataConfig
 from ..errors import UserError
 from ..method_names import check_method
 from .bit_options import BitOptions, check_bit_options
-from .bounds import check_number, check_whole
+from .bounds import check_number, check_rates, check_whole
 from .networks import find_network
 
 
@@ -127,6 +127,21 @@ class QuantizedConfig(BitOptions, PhaseConfig):
     """Temperature at which the predictions are compared."""
     ema_decay: float = 0.0
     """Decay of a moving average of the parameters, which is then evaluated and deployed; 0: off."""
+    batch_norm_batches: int = 0
+    """Training batches on which batch norm's statistics are measured anew after the last step; 0: off."""
+    dampening: float = 0.0
+    """Weight, at the end of a cosine from 0, of the squared distances of weights from their codes in the loss."""
+    freeze_threshold: float = 0.0
+    """Frequency of going back and forth above which a weight's code is frozen, at the end of training; 0: off."""
+    freeze_threshold_start: float = 0.1
+    """The same at the beginning; a cosine leads to freeze_threshold."""
+    oscillation_momentum: float = 0.01
+    """Weight of a step in the moving averages that freezing goes by; one change back counts as much."""
+    track_oscillations: bool = False
+    """Log which share of each layer's weights goes back and forth, also where none is frozen."""
+    learning_rates: tuple[tuple[str, float], ...] = ()
+    """Pairs of a pattern and a factor, such as 'fc/.*' 0.1: multiplies the learning rate of the parameters whose whole
+    path matches, such as fc/kernel or layer1/0/conv1/weight_scale; the last that matches decides."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -147,6 +162,16 @@ class QuantizedConfig(BitOptions, PhaseConfig):
         check_number("temperature", self.temperature, 0, math.inf, open_low=True)
         check_number("ema_decay", self.ema_decay, 0, 1, open_high=True)
         check_bit_options(self)
+        check_whole("batch_norm_batches", self.batch_norm_batches, 0)
+        check_number("dampening", self.dampening, 0, math.inf)
+        check_number("freeze_threshold", self.freeze_threshold, 0, 1)
+        check_number("freeze_threshold_start", self.freeze_threshold_start, 0, 1, open_low=True)
+        check_number("oscillation_momentum", self.oscillation_momentum, 0, 1, open_low=True)
+        if self.freeze_threshold and check_method(self.method)[0] == "dorefa":
+            raise UserError("`freeze_threshold` must be 0 for dorefa, which rounds a function of the weights")
+        if not isinstance(self.track_oscillations, bool):
+            raise UserError(f"`track_oscillations` must be True or False, got {self.track_oscillations!r}")
+        object.__setattr__(self, "learning_rates", check_rates("learning_rates", self.learning_rates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +246,11 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 def from_dict(fields: dict[str, Any]) -> TrainConfig:
     """Returns the config that ``as_dict`` wrote.
 
+    A field that is missing has its default: the run is older than the field, and a new field's default is what was done
+    before there was one.
+
     Raises:
-        UserError: a field is missing, unknown or out of range.
+        UserError: a field is unknown or out of range.
     """
     return _build(TrainConfig, fields, "config")
 
@@ -243,12 +271,11 @@ def _build(kind, fields, where: str):
     known = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(fields, dict):
         raise UserError(f"`{where}` must be an object with fields, got {fields!r}")
-    unknown, missing = sorted(fields.keys() - known.keys()), sorted(known.keys() - fields.keys())
-    if unknown or missing:
-        problem = f"has no field {unknown[0]!r}" if unknown else f"lacks the field {missing[0]!r}"
-        raise UserError(f"`{where}` {problem}; it was written by another version or is damaged")
+    unknown = sorted(fields.keys() - known.keys())
+    if unknown:
+        raise UserError(f"`{where}` has no field {unknown[0]!r}; it was written by another version or is damaged")
     values = {}
-    for name, field in known.items():
-        nested = dataclasses.is_dataclass(field.type)
-        values[name] = _build(field.type, fields[name], f"{where}.{name}") if nested else fields[name]
+    for name, value in fields.items():
+        nested = dataclasses.is_dataclass(known[name].type)
+        values[name] = _build(known[name].type, value, f"{where}.{name}") if nested else value
     return kind(**values)

@@ -31,6 +31,7 @@ from .network import Network
 from .networks import find_network
 from .phase import Phase
 from .quiet import opened
+from .rates import check_matches
 from .saved import blank_float
 from .signals import StopRequest
 from .stages import LayerBits, quantization_rules, stages_of
@@ -113,6 +114,10 @@ def _trained(
     """Returns the trained network of each phase up to the last one, and the steps of all."""
     log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
+    if config.quantized.learning_rates:  # before hours of the float phase
+        model = blank_float(config, dataset)
+        blank = Network.of(quantize_model(model, quantization_rules(config, model)))
+        check_matches(config.quantized.learning_rates, blank.parameters)
     bad_steps = BadSteps(folder.bad_steps_file, dataset, config, log.warn)
     damaged = DamagedImages(dataset.train, config.data.max_damaged, log.warn)
     float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged, bad_steps)

@@ -119,7 +119,7 @@ class RunFolder:
     def _settle(self, config: TrainConfig) -> None:
         wanted = as_dict(config)
         if self.config_file.exists():
-            changed = differences(read_json(self.config_file), wanted)
+            changed = differences(as_dict(from_dict(read_json(self.config_file))), wanted)
             changed = [text for text in changed if not text.startswith(_MAY_CHANGE)]
             if changed:
                 raise UserError(

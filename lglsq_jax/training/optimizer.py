@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from .config import PhaseConfig
+from .rates import multiplied
 from .skeleton import Arrays
 
 
@@ -30,6 +31,8 @@ def make_optimizer(
     * scales: plain momentum, no decay, their own learning rate, held above a fraction of their start. SGD and never
       Adam, whose step of a fixed absolute size ignores the unit of a scale.
 
+    ``phase.learning_rates`` multiplies the rates of single parameters, and with them their weight decay.
+
     Args:
         phase: rates and decay; a ``QuantizedConfig`` where there are scales.
         scales: paths of the scales.
@@ -39,12 +42,17 @@ def make_optimizer(
     rate = make_schedule(phase, phase.learning_rate, steps, steps_per_epoch)
     own = getattr(phase, "scale_learning_rate", None)
     scale_rate = rate if own is None else make_schedule(phase, own, steps, steps_per_epoch)
+    factors = getattr(phase, "learning_rates", ())
+
+    def at_own_rate(*chain: optax.GradientTransformation) -> list[optax.GradientTransformation]:
+        return [*chain, multiplied(factors)] if factors else list(chain)
+
     sgd = optax.sgd(rate, momentum=phase.momentum, nesterov=True)
     groups: dict[Hashable, optax.GradientTransformation] = {
-        "kernel": optax.chain(optax.add_decayed_weights(phase.weight_decay), sgd),
-        "plain": sgd,
+        "kernel": optax.chain(*at_own_rate(optax.add_decayed_weights(phase.weight_decay), sgd)),
+        "plain": optax.chain(*at_own_rate(sgd)) if factors else sgd,
         "scale": optax.chain(
-            optax.sgd(scale_rate, momentum=phase.momentum), hold_above(getattr(phase, "scale_floor", 0.0))
+            *at_own_rate(optax.sgd(scale_rate, momentum=phase.momentum)), hold_above(getattr(phase, "scale_floor", 0.0))
         ),
     }
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ..data import DamagedImages, Dataset, eval_batches, steps_per_epoch, train_batches
+from ..data.stream import Stream
 from ..errors import UserError
 from ..inspection import check_scales, layer_statistics
 from . import hosts
@@ -22,6 +23,8 @@ from .log import RunLog
 from .mesh import gathered, local, split, spread, whole
 from .network import Network, codes_like, codes_of, from_first
 from .optimizer import make_optimizer, make_schedule
+from .oscillating import Tracking, describe
+from .reestimation import with_new_statistics
 from .signals import StopRequest
 from .skeleton import Skeleton
 from .step import StepOptions, TrainState, TrainStep, initial_state, make_eval_step, make_train_step
@@ -80,19 +83,20 @@ class Phase:
         """
         skeleton = template.skeleton
         optimizer = make_optimizer(self.settings, skeleton.scales, max(self.steps, 1), self.steps_per_epoch)
-        averaged = getattr(self.settings, "ema_decay", 0.0) > 0
-        abstract = jax.eval_shape(
-            lambda parameters, rest: initial_state(parameters, rest, optimizer, averaged=averaged),
-            template.parameters,
-            template.rest,
+        first_state = functools.partial(
+            initial_state,
+            optimizer=optimizer,
+            averaged=getattr(self.settings, "ema_decay", 0.0) > 0,
+            tracking=Tracking.of(skeleton, self.settings),
         )
+        abstract = jax.eval_shape(first_state, template.parameters, template.rest)
         layout = dataclasses.replace(
             split(self.mesh, abstract), rest=jax.tree.map(lambda _: whole(self.mesh), abstract.rest)
         )
         restored = self._restored(template, abstract)
         if restored is None:
             network = from_first(template, start)
-            state = initial_state(network.parameters, network.rest, optimizer, averaged=averaged)
+            state = first_state(network.parameters, network.rest)
             codes = codes_of(network)
             if not self.steps:
                 self._save(state, codes, 0)
@@ -158,17 +162,8 @@ class Phase:
         eval_step = make_eval_step(self.mesh, skeleton, layout)
         done, pending, began = int(state.step), [], time.monotonic()
         saved, flushed, every = done, began, self.config.checkpoint_every
-        stream = train_batches(
-            self.dataset,
-            self.config.data,
-            seed=self.config.seed,
-            first_step=self.first_step + done,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
-            damaged=self.damaged,
-        )
         watch = Watch(self.config.mesh.timeout)
-        feed = Feed(stream, self.mesh, self.steps - done, self.stop if hosts.several() else None)
+        feed = Feed(self._batches(done), self.mesh, self.steps - done, self.stop if hosts.several() else None)
         try:
             with watch.watching():
                 while done < self.steps:
@@ -187,6 +182,8 @@ class Phase:
                         self.log.advance(done, f"loss {last['loss']:.3f}")
                     if not due:
                         continue
+                    if done == self.steps:
+                        state = self._with_new_statistics(skeleton, layout, state, watch)
                     now, accuracy = gathered(self.mesh, state), None
                     if epoch_ends:
                         result = evaluate(
@@ -198,7 +195,10 @@ class Phase:
                         )
                         result |= {"seconds": time.monotonic() - began, "data_wait": feed.take_waiting()}
                         network = Network(skeleton, local(now.evaluated), local(now.rest))
-                        codes = hosts.on_first(functools.partial(self._epoch, network, result, codes, done, last)) or {}
+                        codes = (
+                            hosts.on_first(functools.partial(self._epoch, network, result, codes, done, last, now))
+                            or {}
+                        )
                         began, accuracy = time.monotonic(), result["accuracy"]
                         watch.progress(f"the evaluation at step {self.first_step + done}")
                     self._save(now, codes, done, accuracy)
@@ -211,6 +211,37 @@ class Phase:
         finally:
             feed.close()
         return state
+
+    def _with_new_statistics(self, skeleton: Skeleton, layout: TrainState, state: TrainState, watch) -> TrainState:
+        """Returns the last state with batch norm's statistics measured on the batches after the last one."""
+        count = getattr(self.settings, "batch_norm_batches", 0)
+        if not count:
+            return state
+        self.log.say(f"{self.name}: measuring batch norm's statistics on {count} batches")
+        feed = Feed(self._batches(self.steps), self.mesh, count)
+
+        def batches():
+            for number, batch in enumerate(feed):
+                watch.progress(f"batch {number + 1} of {count} for batch norm's statistics")
+                yield batch
+                feed.fill()
+
+        try:
+            return with_new_statistics(skeleton, state, batches(), self.mesh, layout)
+        finally:
+            feed.close()
+
+    def _batches(self, done: int) -> Stream:
+        """This host's rows of the training batches after ``done`` steps of this phase."""
+        return train_batches(
+            self.dataset,
+            self.config.data,
+            seed=self.config.seed,
+            first_step=self.first_step + done,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            damaged=self.damaged,
+        )
 
     def _asked_to_stop(self, pending: list) -> bool:
         """Whether to stop after this step; several hosts agree by the flag of an earlier one, so that all stop here."""
@@ -258,7 +289,9 @@ class Phase:
             f"{self.bad_steps.file.name}"
         )
 
-    def _epoch(self, network: Network, result: dict[str, float], codes: dict, done: int, last: dict) -> dict:
+    def _epoch(
+        self, network: Network, result: dict[str, float], codes: dict, done: int, last: dict, state: TrainState
+    ) -> dict:
         """Writes what is measured once an epoch; returns the weight codes that it was measured with."""
         step, epoch = self.first_step + done, done // self.steps_per_epoch
         counts = {"damaged_images": len(self.damaged.indices), "skipped_steps": self.bad_steps.skipped}
@@ -273,9 +306,16 @@ class Phase:
             layers = self._layers(network)
             for path, array in new_codes.items():
                 layers[path]["weight_codes_flipped"] = float(np.mean(array != codes[path]))
+            oscillating = describe(state.oscillations)
+            for path, values in oscillating.items():
+                layers[path] |= values
             self.log.metrics(step, self.name, "layers", layers)
             flipped = np.mean([layers[path]["weight_codes_flipped"] for path in new_codes])
             text += f", weight codes flipped {100 * flipped:.1f} %"
+            if oscillating:
+                share = np.mean([values["weights_oscillating"] for values in oscillating.values()])
+                frozen = sum(values["weights_frozen"] for values in oscillating.values())
+                text += f", weights oscillating {100 * share:.1f} %, frozen {frozen:.0f}"
         if self.damaged.indices:
             text += f", {len(self.damaged.indices)} damaged images replaced"
         if self.bad_steps.skipped:

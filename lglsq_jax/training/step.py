@@ -17,6 +17,7 @@ from ..convert import set_progress
 from ..precision import compute_in
 from .config import PhaseConfig
 from .mesh import by_samples, spread, whole
+from .oscillating import Known, Tracking, make_dampening
 from .skeleton import Arrays, Skeleton
 
 
@@ -31,6 +32,7 @@ class TrainState:
         rest: batch statistics, progress and random state by path.
         optimizer: optax's state.
         average: moving average of the parameters; empty where there is none.
+        oscillations: how the codes of weights go back and forth, by layer; empty where it is not tracked.
     """
 
     step: Int[Array, ""]
@@ -38,6 +40,7 @@ class TrainState:
     rest: Arrays
     optimizer: Any
     average: Arrays
+    oscillations: Known = dataclasses.field(default_factory=dict)
 
     @property
     def evaluated(self) -> Arrays:
@@ -46,12 +49,18 @@ class TrainState:
 
 
 def initial_state(
-    parameters: Arrays, rest: Arrays, optimizer: optax.GradientTransformation, *, averaged: bool
+    parameters: Arrays,
+    rest: Arrays,
+    optimizer: optax.GradientTransformation,
+    *,
+    averaged: bool,
+    tracking: Tracking | None = None,
 ) -> TrainState:
     """Returns the state before the first step of a phase; its buffers are its own, since a step takes them over."""
     own, rest = (jax.tree.map(jnp.copy, tree) for tree in (parameters, rest))
     average = jax.tree.map(jnp.copy, parameters) if averaged else {}
-    return TrainState(jnp.zeros((), jnp.int32), own, rest, optimizer.init(own), average)
+    oscillations = {} if tracking is None else tracking.start(parameters, rest)
+    return TrainState(jnp.zeros((), jnp.int32), own, rest, optimizer.init(own), average, oscillations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +95,8 @@ def make_train_step(
     r"""Returns a training step.
 
     The loss is :math:`(1 - a)\,\mathrm{CE}(y, p) + a\,T^2\,\mathrm{KL}(p_\mathrm{teacher}^T \| p^T)`, with label
-    smoothing in the cross entropy (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+    smoothing in the cross entropy (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). Where the
+    phase asks for dampening, its gradient is added; the metrics have it beside the loss.
 
     Parameters that are split over devices are gathered when the step begins, and their gradients are split again
     before the optimizer sees them. A batch may hold ``stop``, a flag a row: the metrics then say whether one is set.
@@ -107,6 +117,7 @@ def make_train_step(
     same = whole(mesh)
     layout = same if options.layout is None else options.layout
     place_of = same if options.layout is None else options.layout.parameters
+    dampen, tracking = make_dampening(skeleton, phase), Tracking.of(skeleton, phase)
 
     def build(progress, parameters, rest):
         model = skeleton.model(parameters, rest)
@@ -153,17 +164,21 @@ def make_train_step(
         samples = {name: batch[name] for name in ("image", "label")}
         loss, accuracy, rest, gradients = gradients_of(gathered, state.rest, progress, samples, teacher_arrays)
         gradients = jax.lax.with_sharding_constraint(gradients, place_of)
+        metrics: dict[str, Array] = {}
+        if dampen is not None:
+            metrics["dampening"], extra = dampen(progress, state.parameters, rest)
+            gradients = jax.tree.map(jnp.add, gradients, extra)
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = cast(Arrays, optax.apply_updates(state.parameters, updates))
         average = jax.tree.map(
             lambda old, new: decay * old + (1 - decay) * new, state.average, parameters if decay else {}
         )
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-        }
-        new = TrainState(state.step + 1, parameters, rest, moments, average)
+        known = state.oscillations
+        if tracking is not None:
+            parameters, average, known = tracking.after(progress, parameters, average, rest, known)
+        rate = jnp.asarray(schedule(state.step), jnp.float32)
+        metrics |= {"loss": loss, "accuracy": accuracy, "learning_rate": rate}
+        new = TrainState(state.step + 1, parameters, rest, moments, average, known)
         if options.skip_bad:
             good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
             new = jax.tree.map(functools.partial(jnp.where, good), new, dataclasses.replace(state, step=new.step))

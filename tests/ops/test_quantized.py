@@ -14,6 +14,7 @@ import pytest
 import lglsq_jax as lq
 from lglsq_jax.ops import Window, quantized_conv, quantized_matmul
 from lglsq_jax.ops.window import convolve
+from tests.short_run import simulated_devices
 
 from .test_exact import CONVOLUTIONS
 
@@ -227,7 +228,7 @@ print("same gradients")
 
 def test_a_batch_spread_over_four_devices_has_the_same_gradients():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": simulated_devices(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(lq.__file__).resolve().parent.parent),
     }

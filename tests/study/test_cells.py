@@ -112,7 +112,7 @@ def test_figures_are_drawn_where_they_can_be(cells, tmp_path, command):
     assert (cells.folder / "report" / "table1.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_that_is_stopped_goes_on_cell_by_cell(tmp_path, command, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]))

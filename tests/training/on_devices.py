@@ -8,10 +8,12 @@ MESHES such as ``1x1,2x1,2x2`` (data by fsdp). Writes losses and parameters as `
 import os
 import sys
 
+from tests.short_run import simulated_devices
+
 
 def main(out: str, meshes: str, methods: str, coordinator: str = "", processes: str = "1", process: str = "0") -> None:
     devices = 4 // int(processes) if coordinator else 8
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = simulated_devices(devices)
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
     import numpy as np

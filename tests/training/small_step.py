@@ -11,6 +11,7 @@ import lglsq_jax as lq
 from lglsq_jax.training.config import QuantizedConfig
 from lglsq_jax.training.mesh import DATA, FSDP, gathered, place, split, spread, whole
 from lglsq_jax.training.optimizer import make_optimizer, make_schedule
+from lglsq_jax.training.oscillating import Tracking
 from lglsq_jax.training.skeleton import Skeleton
 from lglsq_jax.training.step import StepOptions, initial_state, make_train_step
 
@@ -39,10 +40,10 @@ def batches():
                "label": rng.integers(0, 4, BATCH).astype(np.int32)}  # fmt: skip
 
 
-def quantized(method: str) -> nnx.Module:
+def quantized(method: str, bits: int = 4) -> nnx.Module:
     """The network with calibrated scales."""
     method = lq.methods.get(method)
-    weights, inputs = lq.QuantSpec(4, method=method), lq.QuantSpec(4, False, batch_axis=0, method=method)
+    weights, inputs = lq.QuantSpec(bits, method=method), lq.QuantSpec(bits, False, batch_axis=0, method=method)
     model = lq.quantize_model(Network(nnx.Rngs(0)), [lq.Rule("conv|last", weights=weights, inputs=inputs)])
     lq.calibrate(model, [next(batches())["image"]])
     return model
@@ -54,12 +55,14 @@ def mesh_of(data: int, fsdp: int) -> Mesh:
     return Mesh(devices, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
-def prepared(method: str, mesh: Mesh, **options):
-    """The step, and the state before the first."""
-    phase = QuantizedConfig(epochs=1, learning_rate=0.02, warmup_epochs=0, method=method)
-    skeleton, parameters, rest = Skeleton.of(quantized(method))
+def prepared(method: str, mesh: Mesh, settings: dict | None = None, bits: int = 4, **options):
+    """The step, and the state before the first; ``settings`` are other fields of the phase."""
+    fields = {"epochs": 1, "learning_rate": 0.02, "warmup_epochs": 0, "method": method, **(settings or {})}
+    phase = QuantizedConfig(**fields)
+    skeleton, parameters, rest = Skeleton.of(quantized(method, bits))
     optimizer = make_optimizer(phase, skeleton.scales, STEPS, STEPS)
-    state = initial_state(parameters, rest, optimizer, averaged=False)
+    tracking = Tracking.of(skeleton, phase)
+    state = initial_state(parameters, rest, optimizer, averaged=phase.ema_decay > 0, tracking=tracking)
     layout = dataclasses.replace(split(mesh, state), rest=jax.tree.map(lambda _: whole(mesh), state.rest))
     schedule = make_schedule(phase, phase.learning_rate, STEPS, STEPS)
     step = make_train_step(mesh, skeleton, optimizer, phase, schedule, STEPS, None, StepOptions(layout, **options))

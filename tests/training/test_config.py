@@ -19,8 +19,9 @@ from lglsq_jax.training.networks import NETWORKS
 )
 def test_a_config_survives_json(bits, epochs, rate, seed, scale_rate):
     quantized = QuantizedConfig(
-        weight_bits=bits, epochs=epochs, learning_rate=rate, scale_learning_rate=scale_rate, warmup_epochs=0.5
-    )
+        weight_bits=bits, epochs=epochs, learning_rate=rate, scale_learning_rate=scale_rate, warmup_epochs=0.5,
+        learning_rates=(("fc/.*", rate), (r"layer1/\d+/.*", 2.0)),
+    )  # fmt: skip
     config = TrainConfig(quantized=quantized, seed=seed)
     assert from_dict(json.loads(json.dumps(as_dict(config)))) == config
     assert differences(as_dict(config), as_dict(config)) == []
@@ -50,6 +51,17 @@ def test_differences_name_the_fields():
         (QuantizedConfig, "distillation", 1.1),
         (QuantizedConfig, "scale_floor", 0.0),
         (QuantizedConfig, "ema_decay", 1.0),
+        (QuantizedConfig, "batch_norm_batches", -1),
+        (QuantizedConfig, "dampening", -0.1),
+        (QuantizedConfig, "freeze_threshold", 1.5),
+        (QuantizedConfig, "freeze_threshold_start", 0.0),
+        (QuantizedConfig, "oscillation_momentum", 0.0),
+        (QuantizedConfig, "track_oscillations", 1),
+        (QuantizedConfig, "learning_rates", "fc"),
+        (QuantizedConfig, "learning_rates", (("fc", 0.1, 2),)),
+        (QuantizedConfig, "learning_rates", (("(", 0.1),)),
+        (QuantizedConfig, "learning_rates", ((3, 0.1),)),
+        (QuantizedConfig, "learning_rates", (("fc", -1),)),
         (ModelConfig, "name", "vgg"),
         (ModelConfig, "stem_stride", 0),
         (TrainConfig, "seed", -1),
@@ -80,8 +92,20 @@ def test_every_network_is_built_with_every_option_it_takes():
         assert isinstance(layers[network.last], nnx.Linear) and layers[network.last].out_features == 3
 
 
-@pytest.mark.parametrize("change", [{"colour": 1}, {"seed": None}])
+@pytest.mark.parametrize("change", [{"colour": 1}, {"seed": None}, {"quantized": {"colour": 1}}, {"data": 3}])
 def test_a_damaged_dictionary_is_refused(change):
     fields = {**dataclasses.asdict(TrainConfig()), **change}
     with pytest.raises(UserError):
         from_dict(fields)
+
+
+def test_a_field_that_an_older_run_did_not_have_takes_its_default():
+    config = TrainConfig(seed=3, quantized=QuantizedConfig(weight_bits=2))
+    fields = as_dict(config)
+    del fields["mesh"], fields["accumulate"], fields["quantized"]["learning_rates"], fields["data"]["flip"]
+    assert from_dict(fields) == config
+
+
+def test_codes_of_transformed_weights_are_not_frozen():
+    with pytest.raises(UserError, match=r"^`freeze_threshold` must be 0 for dorefa"):
+        QuantizedConfig(method="dorefa+asr", freeze_threshold=0.01)

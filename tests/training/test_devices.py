@@ -12,16 +12,15 @@ import pytest
 
 import lglsq_jax as lq
 from lglsq_jax.training.collectives import Collective, collectives
-from tests.short_run import ROOT
+from tests.short_run import ROOT, simulated_devices
 
 SCRIPT = Path(__file__).with_name("on_devices.py")
 PRESETS = lq.methods.names()
 
 
 def start(*arguments) -> subprocess.Popen:
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment["PYTHONPATH"] = str(ROOT)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -103,7 +102,7 @@ def test_devices_send_gradients_once_fused_and_no_activations(tmp_path):
             text = step.lower(state, place(mesh, next(batches()))).compile().as_text()
             open({str(tmp_path / "out")!r} + f"{{data}}x{{fsdp}}.txt", "w").write(text)
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": simulated_devices(8)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, check=True, timeout=600, stdout=subprocess.PIPE, text=True
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lglsq_jax.training.watch import HUNG
-from tests.short_run import ROOT, SHORT
+from tests.short_run import ROOT, SHORT, simulated_devices
 
 pytestmark = pytest.mark.long
 
@@ -21,7 +21,7 @@ def start(folder: Path, host: int | None, port: int, *flags, devices: int = 2) -
     """One process of two, or the only one."""
     others = [] if host is None else ["--coordinator", f"127.0.0.1:{port}", "--processes", 2, "--process-id", host]
     command = [sys.executable, ROOT / "train.py", *SHORT, "--run-dir", folder, *others, *flags]
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    environment = {**os.environ, "XLA_FLAGS": simulated_devices(devices)}
     return subprocess.Popen(
         list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
