@@ -60,7 +60,7 @@ def test_each_stage_has_its_bits_its_checkpoints_and_its_part_of_the_epochs(stag
 
 @pytest.mark.slow
 def test_a_stage_begins_with_the_weights_of_the_one_before_and_scales_of_its_own(staged):
-    """Its first checkpoint is four steps in, at a warm-up's small rate: near the earlier weights, far from the scales."""
+    """Its first checkpoint is four steps in, at a small rate: near the earlier weights, far from the earlier scales."""
 
     def leaves(phase, step):
         checkpoints = Checkpoints(RunFolder(staged).checkpoints(phase))

@@ -1,0 +1,62 @@
+"""Constants and schedules of SSG, ASR and MDE at W2A2: chosen here, on training images alone.
+
+    python -m lglsq_jax study configs/studies/search.py
+
+A short ResNet-8 on Fashion-MNIST. Images come from the first half of the training set: 12,000 to train on, drawn anew
+for each seed, and 10,000 others to judge by in the place of the test images. What is chosen is then tried once, with
+other images, by configs/studies/confirm.py. Five seeds: enough to choose by, not to claim anything.
+"""
+
+from lglsq_jax.data import DataConfig
+from lglsq_jax.study import Block, Setting, Study, Variant
+from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig
+
+
+def variant(name: str, method: str, **constants) -> Variant:
+    return Variant(
+        name, {"quantized.method": method, **{f"quantized.{key}": value for key, value in constants.items()}}
+    )
+
+
+study = Study(
+    name="search",
+    base=TrainConfig(
+        data=DataConfig(
+            source="idx",
+            path="/usr/share/datasets/fashion-mnist",
+            batch_size=128,
+            eval_batch_size=500,
+            crop_padding=2,
+            flip=True,
+            train_images=12_000,
+            held_out=10_000,
+            train_part="0/2",
+        ),
+        model=ModelConfig("resnet8", stem_stride=2),
+        pretraining=PretrainingConfig(epochs=6, learning_rate=0.1),
+        quantized=QuantizedConfig(epochs=2, learning_rate=0.02, warmup_epochs=0.2, weight_bits=2, input_bits=2),
+        keep_checkpoints=1,
+    ),
+    blocks=(
+        Block(
+            "Constants and schedules, against LSQ",
+            (Setting("resnet8-w2a2"),),
+            (
+                Variant("lsq"),
+                variant("asr-2", "lsq+asr", sharpness=2.0),
+                variant("asr-3", "lsq+asr", sharpness=3.0),
+                variant("asr-4", "lsq+asr", sharpness=4.0),
+                variant("asr-0-to-4", "lsq+asr", sharpness_start=0.0, sharpness=4.0),
+                variant("asr-4-to-0", "lsq+asr", sharpness_start=4.0, sharpness=0.0),
+                variant("mde-0.1", "lsq+mde", strength=0.1),
+                variant("mde-0.2-decaying", "lsq+mde", strength=0.2, strength_schedule="decaying"),
+                variant("asr-3-mde-0.1-decaying", "lsq+asr+mde", sharpness=3.0, strength=0.1,
+                        strength_schedule="decaying"),
+                variant("ssg-asr-3", "lg_lsq-mde", sharpness=3.0),
+                Variant("lg_lsq"),
+            ),
+            baseline="lsq",
+        ),
+    ),
+    seeds=5,
+)  # fmt: skip
