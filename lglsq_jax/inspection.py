@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from .observe import observed
 from .paths import QuantLayer, products, quantized_layers
@@ -131,29 +131,87 @@ def layer_statistics(model: nnx.Module, inputs: Float[Array, "n ..."]) -> dict[s
     Raises:
         ValueError: a layer is not calibrated.
     """
+    return statistics_and_histograms(model, inputs)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """How values lie on the codes.
+
+    Attributes:
+        edges: of the bins [n + 1], in codes.
+        counts: values in each bin [n]; the first and the last also hold what lies beyond.
+    """
+
+    edges: Float[np.ndarray, "n+1"]
+    counts: Int[np.ndarray, "n"]
+
+
+def statistics_and_histograms(
+    model: nnx.Module, inputs: Float[Array, "n ..."]
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Histogram]]]:
+    """Returns ``layer_statistics`` and, from the same run of the model, two histograms for every quantized layer.
+
+    Per layer path: ``weights``, in units of codes before they are rounded (:math:`w / s`), and ``input_codes``, a bin a
+    code.
+
+    Raises:
+        ValueError: a layer is not calibrated.
+    """
     check_scales(model)
     found = jax.device_get(observed(model, _statistics, in_float=False)(inputs))
-    return {path: {name: float(value) for name, value in values.items()} for path, values in found.items()}
+    statistics: dict[str, dict[str, float]] = {}
+    histograms: dict[str, dict[str, Histogram]] = {}
+    for path, layer in quantized_layers(model):
+        counts = {name: found[path].pop(f"{name} counts", None) for name in ("weights", "input_codes")}
+        statistics[path] = {name: float(value) for name, value in found[path].items()}
+        histograms[path] = {}
+        for name, spec, edges in (
+            ("weights", layer.weights, _weight_edges),
+            ("input_codes", layer.inputs, _code_edges),
+        ):
+            if spec is not None and counts[name] is not None:
+                histograms[path][name] = Histogram(edges(spec), np.asarray(counts[name]))
+    return statistics, histograms
+
+
+def _code_edges(spec: QuantSpec) -> np.ndarray:
+    return np.arange(spec.minimum, spec.maximum + 2) - 0.5
+
+
+def _weight_edges(spec: QuantSpec) -> np.ndarray:
+    """One code more on each side; few codes are divided, so that one sees where within a code the weights lie."""
+    codes = spec.maximum - spec.minimum + 3
+    bins = max(1, 64 // codes)
+    return np.linspace(spec.minimum - 1.5, spec.maximum + 1.5, codes * bins + 1)
 
 
 def _statistics(layer: QuantLayer, calls: list[Array]) -> dict[str, Array]:
     values: dict[str, Array] = {}
     if layer.weights is not None and layer.weight_scale is not None:
-        _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
+        v, _ = _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
+        values["weights counts"] = _counts(v, _weight_edges(layer.weights))
     if layer.inputs is not None and layer.input_scale is not None and calls:
         x = calls[0]
         if layer.input_offset is not None:
             x = x - layer.input_offset[...]
-        _describe(values, "input", x, layer.input_scale[...], layer.inputs)
+        _, values["input_codes counts"] = _describe(values, "input", x, layer.input_scale[...], layer.inputs)
     return values
 
 
 def _describe(values, prefix, x, scale, spec: QuantSpec):
+    """Adds what is said of one quantizer to ``values``; returns ``x`` in units of codes, and how often each occurs."""
     wide = scale if spec.channel_axis is None else scale.reshape((1,) * (x.ndim - 1) + (-1,))
     v = x.astype(jnp.float32) / wide
-    codes = jnp.clip(jnp.round(v), spec.minimum, spec.maximum)
-    levels = jnp.arange(spec.minimum, spec.maximum + 1, dtype=jnp.float32)
-    counts = jnp.histogram(codes, bins=jnp.append(levels - 0.5, levels[-1] + 0.5))[0]
+    counts = _counts(jnp.round(v), _code_edges(spec))
     values[f"{prefix}_scale"] = jnp.mean(scale)
     values[f"{prefix}_clipped"] = jnp.mean((v < spec.minimum) | (v > spec.maximum))
     values[f"{prefix}_codes_used"] = jnp.mean(counts > 0)
+    return v, counts
+
+
+def _counts(v, edges: np.ndarray) -> Int[Array, "n"]:
+    """How many values lie in each of the bins, which are equally wide; what lies beyond is in the last ones."""
+    bins, low, width = len(edges) - 1, float(edges[0]), float(edges[1] - edges[0])
+    index = jnp.clip(jnp.floor((v - low) / width), 0, bins - 1).astype(jnp.int32)
+    return jnp.bincount(index.ravel(), length=bins)

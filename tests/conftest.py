@@ -67,10 +67,10 @@ def _outcome(capsys, run) -> Outcome:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
-    """The folder of a short run on the digits that came to its end; not to be changed."""
+    """The folder of a short finished run on the digits, not to be changed; ``said`` beside it: what it printed."""
     from lglsq_jax.commands.train import main
 
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    with contextlib.redirect_stdout(None):
-        assert main([*SHORT, "--run-dir", str(folder)], ROOT / "configs") == 0
+    with (folder.parent / "said").open("w") as said, contextlib.redirect_stdout(said):
+        assert main([*SHORT, "--watch", "--run-dir", str(folder)], ROOT / "configs") == 0
     return folder

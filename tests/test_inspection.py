@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import lglsq_jax as lq
+from lglsq_jax.inspection import statistics_and_histograms
 
 WEIGHTS = lq.QuantSpec(3, channel_axis=-1)
 INPUTS = lq.QuantSpec(2, signed=False, batch_axis=0)
@@ -134,3 +135,23 @@ def test_an_offset_that_went_wrong_is_named():
     lq.check_scales(layer)
     found = lq.layer_statistics(layer, jnp.asarray([[0.5, 0.6], [100.0, 0.5]]))[""]
     assert found == pytest.approx({"input_scale": 0.1, "input_clipped": 0.25, "input_codes_used": 3 / 16})
+
+
+def test_histograms_lie_on_the_codes(model):
+    statistics, found = statistics_and_histograms(model, images())
+    assert statistics == lq.layer_statistics(model, images())
+    assert {path: set(kinds) for path, kinds in found.items()} == {
+        "body": {"weights", "input_codes"},
+        "fc": {"weights", "input_codes"},
+        "stem": {"weights"},
+    }
+    codes = found["body"]["input_codes"]
+    np.testing.assert_array_equal(codes.edges, [-0.5, 0.5, 1.5, 2.5, 3.5])
+    x = nnx.relu(model.norm(model.stem(images())))
+    expected = np.bincount(np.asarray(lq.quantize(x, model.body.input_scale[...], INPUTS)).ravel(), minlength=4)
+    np.testing.assert_array_equal(codes.counts, expected)
+    weights = found["body"]["weights"]
+    v = np.asarray(model.body.kernel[...] * jnp.eye(4) / model.body.weight_scale[...])
+    inside = np.clip(v, weights.edges[0], np.nextafter(weights.edges[-1], 0))
+    np.testing.assert_array_equal(weights.counts, np.histogram(inside, weights.edges)[0])
+    assert weights.edges[0] == WEIGHTS.minimum - 1.5 and weights.edges[-1] == WEIGHTS.maximum + 1.5

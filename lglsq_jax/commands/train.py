@@ -43,7 +43,7 @@ def _train(arguments: list[str], configs: Path) -> int:
     from ..training.cluster import join
 
     join(**{name: getattr(given, name) for name in ("distributed", "coordinator", "processes", "process_id")})
-    return _run(chosen, run_dir, given.dry_run)
+    return _run(chosen, run_dir, given.dry_run, given.watch)
 
 
 def read(arguments: Sequence[str], configs: Path) -> tuple[Any, Any, str]:
@@ -73,7 +73,7 @@ def read(arguments: Sequence[str], configs: Path) -> tuple[Any, Any, str]:
     return chosen, given, given.run_dir or f"runs/{file.stem}{'-dry-run' if given.dry_run else ''}"
 
 
-def _run(config, run_dir: str, dry: bool) -> int:
+def _run(config, run_dir: str, dry: bool, watch: bool) -> int:
     from ..report import results_table
     from ..training import hosts
     from ..training.dry_run import dry_run
@@ -85,7 +85,7 @@ def _run(config, run_dir: str, dry: bool) -> int:
         raise UserError("--dry-run must be run in one process, it is a try of everything else")
     finished = RunFolder(Path(run_dir)).finished
     try:
-        summary = dry_run(config, run_dir) if dry else run_experiment(config, run_dir)
+        summary = (dry_run if dry else run_experiment)(config, run_dir, tables=watch)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status
@@ -114,6 +114,7 @@ def _with_options(kind: type):
     options = [
         ("run_dir", Annotated[str | None, tyro.conf.arg(help=folder)], dataclasses.field(default=None)),
         ("dry_run", *switch(dry)),
+        ("watch", *switch("Print a table of all quantized layers at the end of every epoch.")),
         ("distributed", *switch(find)),
         ("coordinator", *setting(str, found)),
         ("processes", *setting(int, "How many processes there are.")),

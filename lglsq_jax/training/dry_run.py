@@ -19,13 +19,13 @@ _BATCH = 8
 _STOP_AFTER = 3  # steps
 
 
-def dry_run(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
+def dry_run(config: TrainConfig, run_dir: str | Path, *, tables: bool = False) -> dict[str, Any]:
     """Runs an experiment on mock images at reduced resolution and returns its summary.
 
     In ``run_dir``: class folders of generated JPEGs, a file of TorchVision's weights for the float start (random ones),
     and the run. It is stopped after a few steps of quantized training and goes on from its checkpoint; then evaluation,
     lowering and verification follow as in the real run. Network, bits, method and rates are those of ``config``;
-    accuracies mean nothing.
+    accuracies mean nothing. ``tables`` is that of ``run_experiment``.
 
     Raises:
         UserError: the folder is in use already, or anything that the experiment itself would raise.
@@ -38,18 +38,18 @@ def dry_run(config: TrainConfig, run_dir: str | Path) -> dict[str, Any]:
     mock_imagenet(mock / "images", classes=_CLASSES, train=_TRAIN, val=_TEST)
     shortened = shorten(config, mock / "images", mock / "weights.safetensors")
     with compiled_once(folder / "cache"):
-        return _stopped_and_continued(shortened, mock / "weights.safetensors", folder / "run")
+        return _stopped_and_continued(shortened, mock / "weights.safetensors", folder / "run", tables)
 
 
-def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path) -> dict[str, Any]:
+def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path, tables: bool) -> dict[str, Any]:
     save_torchvision(build_float(config, open_dataset(config.data)), weights)
     try:
-        run_experiment(config, run, StopRequest(after_steps=_STOP_AFTER))
+        run_experiment(config, run, StopRequest(after_steps=_STOP_AFTER), tables=tables)
     except Stopped as stopped:
         print(f"dry run: {stopped}", flush=True)
     else:
         raise AssertionError("a run that was asked to stop went on to its end")
-    return run_experiment(config, run)
+    return run_experiment(config, run, tables=tables)
 
 
 def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:

@@ -43,7 +43,9 @@ class BrokenPromise(Exception):
     """The integer network is not the one that was trained; the message says in what."""
 
 
-def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest | None = None) -> dict[str, Any]:
+def run_experiment(
+    config: TrainConfig, run_dir: str | Path, stop: StopRequest | None = None, *, tables: bool = False
+) -> dict[str, Any]:
     """Runs an experiment to its end, from wherever it was left, and returns what ``summary.json`` holds.
 
     Args:
@@ -51,6 +53,7 @@ def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest |
         run_dir: the run's folder; a run that was begun there with the same config goes on, a finished one is left as
             it is.
         stop: what asks the run to stop; None: SIGTERM and Ctrl-C alone.
+        tables: show the table of all layers at the end of every epoch.
 
     Raises:
         UserError: something that the user can put right.
@@ -61,7 +64,7 @@ def run_experiment(config: TrainConfig, run_dir: str | Path, stop: StopRequest |
     stop = stop or StopRequest()
     with stop.listening():
         dataset = open_dataset(config.data)
-        with opened(folder, config) as log:
+        with opened(folder, config, tables=tables) as log:
             summary = told(lambda: read_json(folder.summary_file) if folder.finished else None)
             if summary:
                 return summary

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import rich.console
@@ -10,7 +11,11 @@ import rich.progress
 
 from ..errors import UserError
 from ..files import write_whole
+from ..inspection import Histogram
 from .folder import RunFolder
+from .layer_table import layer_table
+
+_WIDE = 120  # columns of a terminal that has room for a bar beside the figures
 
 
 class RunLog:
@@ -18,13 +23,15 @@ class RunLog:
 
     Args:
         folder: of the run.
+        tables: whether people are shown the table of all layers at the end of every epoch.
+        console: where the progress line and warnings go; None: standard error.
     """
 
-    def __init__(self, folder: RunFolder):
-        self._folder = folder
+    def __init__(self, folder: RunFolder, *, tables: bool = False, console: rich.console.Console | None = None):
+        self._folder, self._tables = folder, tables
         self._file = None
         self._events = None
-        self._console = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
 
@@ -50,7 +57,7 @@ class RunLog:
         self._console.print(f"warning: {text}", markup=False)
 
     def begin_phase(self, phase: str, first_step: int, done: int, steps: int, *, resumed: bool) -> None:
-        """Takes back the metrics of this phase that are later than its checkpoint, and starts the progress bar."""
+        """Takes back the metrics of this phase that are later than its checkpoint, and starts the progress line."""
         if self._file is not None:
             self._file.close()
         last = first_step + done if resumed else -1
@@ -65,12 +72,12 @@ class RunLog:
 
             self._events = SummaryWriter(str(self._folder.path / "tensorboard"), purge_step=first_step + done + 1)
         if self._console.is_terminal:
+            bar = [rich.progress.BarColumn(bar_width=20)] if self._console.width >= _WIDE else []
             self._progress = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TimeRemainingColumn(),
-                rich.progress.TextColumn("{task.fields[status]}"),
+                *bar,
+                rich.progress.TextColumn(
+                    "{task.description} {task.completed:.0f}/{task.total:.0f} {task.fields[status]}", markup=False
+                ),
                 console=self._console,
                 transient=True,
             )
@@ -78,13 +85,13 @@ class RunLog:
             self._progress.start()
 
     def end_phase(self) -> None:
-        """Takes the progress bar away."""
+        """Takes the progress line away."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def advance(self, done: int, status: str) -> None:
-        """Moves the progress bar."""
+        """Writes the progress line again, on a terminal; elsewhere nothing."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, status=status)
 
@@ -98,6 +105,36 @@ class RunLog:
         for name, value in _flat(values):
             if math.isfinite(value):
                 self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def layers(
+        self,
+        step: int,
+        phase: str,
+        values: Mapping[str, Mapping[str, float]],
+        histograms: Mapping[str, Mapping[str, Histogram]],
+    ) -> None:
+        """Writes what an epoch's statistics say of each layer, by its path, and shows people the table if they want it.
+
+        The histograms become TensorBoard's, under ``weights/PATH`` and ``input_codes/PATH``, in units of codes.
+        """
+        self.metrics(step, phase, "layers", dict(values))
+        assert self._events is not None
+        for path, found in histograms.items():
+            for kind, histogram in found.items():
+                centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
+                self._events.add_histogram_raw(
+                    f"{kind}/{path or 'model'}",
+                    min=histogram.edges[0],
+                    max=histogram.edges[-1],
+                    num=int(histogram.counts.sum()),
+                    sum=float(centres @ histogram.counts),
+                    sum_squares=float(centres**2 @ histogram.counts),
+                    bucket_limits=histogram.edges[1:].tolist(),
+                    bucket_counts=histogram.counts.tolist(),
+                    global_step=step,
+                )
+        if self._tables:
+            self.say(layer_table(values))
 
     def flush(self) -> None:
         """Brings all metrics so far to disk."""

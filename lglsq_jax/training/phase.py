@@ -12,18 +12,20 @@ import numpy as np
 from ..data import DamagedImages, Dataset, eval_batches, steps_per_epoch, train_batches
 from ..data.stream import Stream
 from ..errors import UserError
-from ..inspection import check_scales, layer_statistics
+from ..inspection import check_scales, statistics_and_histograms
 from . import hosts
 from .bad_steps import BadSteps, Diverged
 from .checkpoints import Checkpoints
 from .config import PhaseConfig, TrainConfig
 from .evaluation import evaluate, mesh_of
 from .feed import AHEAD, Feed
+from .layer_table import most_clipped
 from .log import RunLog
 from .mesh import gathered, local, split, spread, whole
 from .network import Network, codes_like, codes_of, from_first
 from .optimizer import make_optimizer, make_schedule
 from .oscillating import Tracking, describe
+from .pace import Pace
 from .reestimation import with_new_statistics
 from .signals import StopRequest
 from .skeleton import Skeleton
@@ -67,6 +69,7 @@ class Phase:
         self.steps_per_epoch = steps_per_epoch(self.dataset, self.config.data)
         given = getattr(self.settings, "weights", None) is not None
         self.steps = 0 if given else self.settings.epochs * self.steps_per_epoch
+        self.pace, self.most_clipped = Pace(self.steps, self.config.data.batch_size), ""
 
     def run(self, template: Network, start: Callable[[], Network], teacher: Network | None = None) -> Network:
         """Returns the trained network.
@@ -168,6 +171,7 @@ class Phase:
             with watch.watching():
                 while done < self.steps:
                     state, metrics = train_step(state, next(feed))
+                    self.pace.start(done)
                     feed.fill()
                     done += 1
                     self.stop.count_step()
@@ -178,8 +182,9 @@ class Phase:
                     if due or len(pending) >= _FLUSH_EVERY or time.monotonic() - flushed > _FLUSH_AFTER:
                         last = self._flush(pending, skeleton, state)
                         flushed = time.monotonic()
+                        self.pace.count(done)
                         watch.progress(f"step {self.first_step + done}")
-                        self.log.advance(done, f"loss {last['loss']:.3f}")
+                        self.log.advance(done, self._status(last))
                     if not due:
                         continue
                     if done == self.steps:
@@ -203,6 +208,7 @@ class Phase:
                         watch.progress(f"the evaluation at step {self.first_step + done}")
                     self._save(now, codes, done, accuracy)
                     saved = done
+                    self.pace.rest()
                     if stopping:
                         hosts.on_first(self.checkpoints.wait)
                         self.stop.check(
@@ -271,6 +277,10 @@ class Phase:
         self.log.flush()
         return values
 
+    def _status(self, last: dict[str, float]) -> str:
+        figures = f"loss {last['loss']:.3f}", f"top-1 {100 * last['accuracy']:.1f} %"
+        return ", ".join(text for text in (str(self.pace), *figures, self.most_clipped) if text)
+
     def _went_wrong(self, step: int, loss: float, skeleton: Skeleton, state: TrainState) -> str:
         what = f"the loss must be finite, got {loss} at step {step}"
         now = gathered(self.mesh, state)
@@ -303,15 +313,17 @@ class Phase:
         )
         new_codes = codes_of(network)
         if new_codes:
-            layers = self._layers(network)
+            layers, histograms = self._layers(network)
             for path, array in new_codes.items():
                 layers[path]["weight_codes_flipped"] = float(np.mean(array != codes[path]))
             oscillating = describe(state.oscillations)
             for path, values in oscillating.items():
                 layers[path] |= values
-            self.log.metrics(step, self.name, "layers", layers)
+            self.log.layers(step, self.name, layers, histograms)
             flipped = np.mean([layers[path]["weight_codes_flipped"] for path in new_codes])
             text += f", weight codes flipped {100 * flipped:.1f} %"
+            self.most_clipped = most_clipped(layers)
+            text += f", {self.most_clipped}" if self.most_clipped else ""
             if oscillating:
                 share = np.mean([values["weights_oscillating"] for values in oscillating.values()])
                 frozen = sum(values["weights_frozen"] for values in oscillating.values())
@@ -322,14 +334,14 @@ class Phase:
             text += f", {self.bad_steps.skipped} bad steps skipped"
         if result["data_wait"] > 0.05:
             text += f", waited for data {100 * result['data_wait']:.0f} %"
-        self.log.say(f"{text}, {result['seconds']:.1f} s")
+        self.log.say(f"{text}, {result['seconds']:.1f} s, {self.pace}")
         self.log.flush()
         return new_codes
 
-    def _layers(self, network: Network) -> dict[str, dict[str, float]]:
+    def _layers(self, network: Network):
         one_batch = dataclasses.replace(self.config.data, workers=0)  # not worth starting processes
         first = next(eval_batches(self.dataset, one_batch))
-        return layer_statistics(network.model(), jax.numpy.asarray(first["image"][first["mask"]][:256]))
+        return statistics_and_histograms(network.model(), jax.numpy.asarray(first["image"][first["mask"]][:256]))
 
     def _save(self, state: TrainState, codes: dict[str, np.ndarray] | None, done: int, accuracy=None) -> None:
         facts = {"step": self.first_step + done, "phase": self.name, "data": self.dataset.fingerprint}

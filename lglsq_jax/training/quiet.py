@@ -27,12 +27,14 @@ class QuietLog(RunLog):
 
 
 @contextlib.contextmanager
-def opened(folder: RunFolder, config: TrainConfig) -> Iterator[RunLog]:
+def opened(folder: RunFolder, config: TrainConfig, *, tables: bool = False) -> Iterator[RunLog]:
     """Claims a run's folder on the first host and opens its log; the other hosts touch nothing and log nothing.
+
+    ``tables``: whether the log shows the table of all layers at the end of every epoch.
 
     Raises:
         UserError: the folder cannot be claimed; on every host.
     """
     with contextlib.ExitStack() as stack:
         on_first(lambda: stack.enter_context(folder.claimed(config)))
-        yield stack.enter_context(RunLog(folder) if first() else QuietLog(folder))
+        yield stack.enter_context(RunLog(folder, tables=tables) if first() else QuietLog(folder))
