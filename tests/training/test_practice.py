@@ -12,7 +12,8 @@ from lglsq_jax.data import open_dataset, train_batches
 from lglsq_jax.errors import UserError
 from lglsq_jax.training.config import from_dict
 from lglsq_jax.training.evaluation import evaluate, mesh_of
-from lglsq_jax.training.experiment import Snapshot, newest_snapshot, quantized_network, train_alone
+from lglsq_jax.training.experiment import train_alone
+from lglsq_jax.training.saved import Snapshot, newest_snapshot, quantized_network
 from lglsq_jax.training.folder import RunFolder
 from lglsq_jax.training.signals import Stopped, StopRequest
 from tests.short_run import ROOT
