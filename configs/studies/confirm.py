@@ -2,8 +2,8 @@
 
     python -m lglsq_jax study configs/studies/confirm.py --processes 2
 
-SSG with ASR of sharpness 3 and no MDE was the best of the eleven of the search. Here it meets LSQ, and LG-LSQ as it was,
-on the second half of Fashion-MNIST's training images and on the test images, none of which the search has seen.
+SSG with ASR of sharpness 3 and no MDE was the best of the eleven of the search. Here it meets LSQ, and LG-LSQ as it
+was, on the second half of Fashion-MNIST's training images and on the test images, none of which the search has seen.
 """
 
 import dataclasses
