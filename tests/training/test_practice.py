@@ -13,8 +13,8 @@ from lglsq_jax.errors import UserError
 from lglsq_jax.training.config import from_dict
 from lglsq_jax.training.evaluation import evaluate, mesh_of
 from lglsq_jax.training.experiment import train_alone
-from lglsq_jax.training.saved import Snapshot, newest_snapshot, quantized_network
 from lglsq_jax.training.folder import RunFolder
+from lglsq_jax.training.saved import Snapshot, newest_snapshot, quantized_network
 from lglsq_jax.training.signals import Stopped, StopRequest
 from tests.short_run import ROOT
 from tests.training.test_training_alone import CONFIG, changed
@@ -50,7 +50,7 @@ def whole_run(config, tmp_path_factory):
 
 
 def snapshot(folder: RunFolder) -> Snapshot:
-    found = newest_snapshot(folder)
+    found = newest_snapshot(*RunFolder.existing(folder.path))
     assert found is not None and found.phase == "quantized"
     return found
 
@@ -105,7 +105,7 @@ def test_a_run_says_what_oscillates_and_keeps_what_is_frozen(config, whole_run):
         np.testing.assert_array_equal(np.asarray(codes[path])[frozen], leaves[prefix + "codes"][frozen])
     assert total > 0
     assert all(line["dampening"] >= 0 for line in lines if line["split"] == "train")
-    source = newest_snapshot(RunFolder.existing(config.pretraining.start_from)[0])
+    source = newest_snapshot(*RunFolder.existing(config.pretraining.start_from))
     assert source is not None
     np.testing.assert_array_equal(leaves["train.parameters.fc.kernel"], source.leaves["train.parameters.fc.kernel"])
     assert (leaves["train.parameters.fc.bias"] != source.leaves["train.parameters.fc.bias"]).any()
