@@ -3,10 +3,10 @@
     python fuzz/architectures.py [--inputs 2000] [--seed 0]
 
 Each network has its own depth, branches (residual, dense, squeeze-and-excite), strides, groups, activations, bits and
-scales. For each it is checked that the integer body holds no float at any depth, that no layer gives a code more than
-one away from the model's from the same inputs, nor more than 1 % of other codes (these networks are small: one tie of
-float32 may be 1 code in 200), and that the chosen class is the same or explained by a tie; and for all together that
-99.9 % of the codes are equal. The first network that fails is printed with its seed, and the status is 1.
+scales. For each it is checked that the integer body holds no float at any depth, that every layer gives the codes that
+the model makes of the same inputs, or at a rounding tie the next one, and that the chosen class is the same or has a
+tie to explain it; and that in all but one of 20 networks 99.9 % of the codes are equal, ties or not. The first network
+that fails is printed with its seed, and the status is 1.
 """
 
 import argparse
@@ -40,6 +40,10 @@ ACTIVATIONS = {
 
 # Most of a network's time goes into compiling what runs once. An option from the environment has the last word.
 QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+
+
+EQUAL_CODES = 0.999
+MOST_TIED = 0.05  # of the networks: a whole channel may lie in the middle between two codes
 
 
 def normal(rng: np.random.Generator):
@@ -147,10 +151,10 @@ def check(seed: int) -> tuple[str, int, int]:
     wrong = [f"the body holds {', '.join(sorted(floats))}"] if floats else []
     wrong += [f"{report.unexplained} classes are unexplained"] if report.unexplained else []
     for layer in report.layers:
-        if layer.own_equal_fraction < 0.99 or layer.own_difference > 1:
-            equal = 100 * layer.own_equal_fraction
+        if layer.own_unexplained:
             wrong.append(
-                f"{layer.path}: {equal:.2f} % of {layer.codes} codes equal, the others by {layer.own_difference}"
+                f"{layer.path}: {layer.own_unexplained} of {layer.codes} codes differ, by up to "
+                f"{layer.own_difference}, and are no ties"
             )
     equal = sum(round(layer.own_equal_fraction * layer.codes) for layer in report.layers)
     message = f"network {seed} ({model}): " + "; ".join(wrong) if wrong else ""
@@ -159,16 +163,19 @@ def check(seed: int) -> tuple[str, int, int]:
 
 def check_all(seeds: range) -> str:
     """Returns what is wrong with the networks of some seeds, and stops at the first; empty where nothing is."""
-    began, equal, codes = time.monotonic(), 0, 0
+    began, equal, codes, tied = time.monotonic(), 0, 0, []
     for count, seed in enumerate(seeds, 1):
         wrong, own_equal, own_codes = check(seed)
         if wrong:
             return wrong
         equal, codes = equal + own_equal, codes + own_codes
+        if own_equal < EQUAL_CODES * own_codes:
+            tied.append(seed)
         if count % 50 == 0:
             jax.clear_caches()
             print(f"{count} networks, {time.monotonic() - began:.0f} s, {equal:,} of {codes:,} codes equal", flush=True)
-    return "" if equal >= 0.999 * codes else f"only {equal:,} of {codes:,} codes are equal"
+    most = max(1, int(MOST_TIED * len(seeds)))
+    return "" if len(tied) <= most else f"networks {tied} have more than {1 - EQUAL_CODES:.1%} of their codes at ties"
 
 
 def main() -> int:

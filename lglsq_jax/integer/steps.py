@@ -17,6 +17,7 @@ _EVERY_INTEGER = 2**16  # ranges up to here are looked at integer by integer
 _MOST_SAMPLES = 2**23
 _GRID = 2049
 _MOST_TURNS = 16
+_NOISE = 1e-9  # of a code; by how much float64 may rise or fall where a function is flat, such as a saturated tanh
 
 
 def steps_of(
@@ -70,15 +71,24 @@ def _sample_places(value: Sampler, low: int, high: int, rows: int) -> np.ndarray
     """Returns where to look, ``[rows, k]``: an even grid, and a finer one around every turn of the function."""
     grid = np.unique(np.rint(np.linspace(low, high, _GRID)).astype(np.int64))
     grid = np.tile(grid, (rows, 1))
-    slopes = np.sign(np.diff(value(grid), axis=1))
-    turns = slopes[:, :-1] * slopes[:, 1:] < 0
+    found = value(grid)
+    rises = np.diff(found, axis=1)
+    rises[np.abs(rises) <= _NOISE + 1e-12 * np.abs(found[:, 1:])] = 0
+    # Of each step between samples the last one before it and the first one after it that is not flat.
+    steps = np.arange(rises.shape[1])
+    before = np.maximum.accumulate(np.where(rises != 0, steps, 0), axis=1)[:, :-1]
+    after = np.minimum.accumulate(np.where(rises != 0, steps, len(steps) - 1)[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    slopes = np.sign(rises)
+    falls_after = np.take_along_axis(slopes, before, 1) * np.take_along_axis(slopes, after, 1) < 0
+    turns = falls_after & (before == steps[:-1])  # once a turn: at the step with which it begins
     most = int(turns.sum(1).max(initial=0))
     if most > _MOST_TURNS:
         raise LoweringError(f"it rises and falls more than {_MOST_TURNS} times; quantize its input first")
     if not most:
         return grid
     order = np.argsort(~turns, axis=1, kind="stable")[:, :most]  # the turns first; what follows only adds samples
-    start, end = np.take_along_axis(grid, order, 1), np.take_along_axis(grid, order + 2, 1)
+    start = np.take_along_axis(grid, np.take_along_axis(before, order, 1), 1)
+    end = np.take_along_axis(grid, np.take_along_axis(after, order, 1) + 1, 1)
     finer = np.rint(np.linspace(start, end, _GRID, axis=2)).astype(np.int64)
     return np.sort(np.concatenate([grid, finer.reshape(rows, -1)], 1), axis=1)
 

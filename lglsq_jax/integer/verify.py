@@ -34,6 +34,8 @@ class LayerReport:
         own_equal_fraction: fraction of codes that are the same where all layers before got the model's own codes.
         own_difference: largest difference then: what the layer itself adds. It is 1 at a rounding tie, and never more
             in a program that is right.
+        own_unexplained: number of codes that differ then and are no rounding tie: by more than 1, or further than
+            ``NEAR`` from the middle between the two codes. 0 in a program that is right.
     """
 
     path: str
@@ -42,6 +44,7 @@ class LayerReport:
     codes: int
     own_equal_fraction: float
     own_difference: int
+    own_unexplained: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,11 @@ class VerifyReport:
     def own_difference(self) -> int:
         """The largest difference of any code that a layer makes of the model's own codes."""
         return max((layer.own_difference for layer in self.layers), default=0)
+
+    @property
+    def own_unexplained(self) -> int:
+        """How many codes of all layers differ from what the model makes of the same, and are no rounding tie."""
+        return sum(layer.own_unexplained for layer in self.layers)
 
     def __str__(self) -> str:
         width = max([len(layer.path) for layer in self.layers] + [5])
@@ -131,9 +139,9 @@ def verify(model: nnx.Module | Callable, program: IntegerProgram, batches: Itera
             compare, paths = _comparison(trace(model, *inputs), program)
         counts_of, same, tie, unexcused, difference = compare(inputs, program.encode(*inputs))
         for path, counts in zip(paths, counts_of, strict=True):
-            previous = totals.get(path, np.zeros(5, np.int64))
+            previous = totals.get(path, np.zeros(6, np.int64))
             counts = np.asarray(counts, np.int64)
-            totals[path] = np.concatenate([previous[:3] + counts[:3], np.maximum(previous[3:], counts[3:])])
+            totals[path] = np.concatenate([previous[:4] + counts[:4], np.maximum(previous[4:], counts[4:])])
         samples += len(inputs[0])
         agreed, tied, unexplained = agreed + int(same), tied + int(tie), unexplained + int(unexcused)
         logit_difference = max(logit_difference, float(difference))
@@ -141,9 +149,15 @@ def verify(model: nnx.Module | Callable, program: IntegerProgram, batches: Itera
         raise ValueError("`batches` must hold at least one sample to verify on, got none")
     reports = tuple(
         LayerReport(
-            path, float(equal / max(count, 1)), int(largest), int(count), float(own_equal / max(count, 1)), int(own)
+            path,
+            equal_fraction=float(equal / max(count, 1)),
+            max_difference=int(largest),
+            codes=int(count),
+            own_equal_fraction=float(own_equal / max(count, 1)),
+            own_difference=int(own),
+            own_unexplained=int(own_unexplained),
         )
-        for path, (count, equal, own_equal, largest, own) in totals.items()
+        for path, (count, equal, own_equal, own_unexplained, largest, own) in totals.items()
     )
     return VerifyReport(reports, agreed / samples, samples, tied, unexplained, logit_difference)
 
@@ -177,24 +191,6 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
             near[name] = jnp.abs(values - jnp.floor(values) - 0.5) < NEAR
         return codes, near, logits
 
-    @jax.jit
-    def compare(expected, near, logits, produced, alone, accumulators):
-        integer, samples = program.decode(accumulators), len(logits)
-        counts = []
-        excused = jnp.zeros(samples, bool)  # samples whose first differing codes are ties
-        settled = jnp.zeros(samples, bool)  # samples of which an earlier layer differed
-        for name in names:
-            difference, own = (jnp.abs(expected[name] - codes[name].astype(jnp.int16)) for codes in (produced, alone))
-            different = _by_sample(difference > 0, samples)
-            explained = (difference == 0) | ((difference == 1) & near[name])
-            excused = excused | (different.any(1) & ~settled & _by_sample(explained, samples).all(1))
-            settled = settled | different.any(1)
-            equal = ((codes == 0).sum() for codes in (difference, own))
-            counts.append((*equal, difference.max(), own.max()))
-        same, tied_logits = _same_class(logits, integer, program.output_step)
-        unexplained = (~same & ~excused & ~tied_logits).sum()
-        return counts, same.sum(), excused.sum(), unexplained, jnp.abs(logits - integer).max()
-
     def run(inputs, codes):
         expected, near, logits = observe(arrays, inputs)
         for name in names:
@@ -206,13 +202,51 @@ def _comparison(traced: Trace, program: IntegerProgram) -> tuple[Callable, list[
                 )
         produced, accumulators = program.replay(codes, expected, False)
         alone, _ = program.replay(codes, expected, True)
-        counts, *rest = jax.device_get(compare(expected, near, logits, produced, alone, accumulators))
+        excused = settled = jnp.zeros(len(inputs[0]), bool)
+        counts = []
+        for name in names:
+            found, excused, settled = _compare_layer(
+                expected[name], near[name], produced[name], alone[name], excused, settled
+            )
+            counts.append(found)
+        rest = _compare_logits(logits, program.decode(accumulators), program.output_step, excused)
+        counts, rest = jax.device_get((counts, rest))
         return [(produced[name].size, *found) for name, found in zip(names, counts, strict=True)], *rest
 
     return run, names
 
 
-def _same_class(logits, integer, step: float):
+# One function a layer, of which those of equal shape share one compiled form.
+@jax.jit
+def _compare_layer(expected, near, produced, alone, excused, settled):
+    """Counts what differs in a layer.
+
+    Args:
+        expected: the model's codes.
+        near: which of them lie near the middle between two codes.
+        produced: the program's codes, from the image on.
+        alone: those that it makes of the model's.
+        excused: samples whose first differing codes are ties, of the layers before.
+        settled: samples of which an earlier layer differed.
+
+    Returns the counts, and ``excused`` and ``settled`` with this layer.
+    """
+    samples = len(excused)
+    difference, own = (jnp.abs(expected - codes.astype(jnp.int16)) for codes in (produced, alone))
+    explained, own_explained = ((apart == 0) | ((apart == 1) & near) for apart in (difference, own))
+    different = _by_sample(difference > 0, samples).any(1)
+    excused = excused | (different & ~settled & _by_sample(explained, samples).all(1))
+    counts = (difference == 0).sum(), (own == 0).sum(), (~own_explained).sum(), difference.max(), own.max()
+    return counts, excused, settled | different
+
+
+@jax.jit
+def _compare_logits(logits, integer, step, excused):
+    same, tied = _same_class(logits, integer, step)
+    return same.sum(), excused.sum(), (~same & ~excused & ~tied).sum(), jnp.abs(logits - integer).max()
+
+
+def _same_class(logits, integer, step):
     flat, other = logits.reshape(-1, logits.shape[-1]), integer.reshape(-1, integer.shape[-1])
     first, second = flat.argmax(-1), other.argmax(-1)
     rows = jnp.arange(len(flat))

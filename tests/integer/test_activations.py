@@ -126,3 +126,35 @@ def test_steps_say_where_a_function_of_integers_changes(size, bits, seed):
         expected = codes(np.tile(tried, (3, 1)))[row]
         found = results[row][np.searchsorted(thresholds[row], tried, side="right")]
         np.testing.assert_array_equal(found, expected)
+
+
+def assert_steps(values, largest: int, bits: int = 8):
+    """The steps of a function, quantized, are right on both sides of each and at 2,000 integers."""
+    ends = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    thresholds, results = steps_of(lambda n: np.clip(np.rint(values(n)), *ends), values, -largest, largest, (1,))
+    near = (thresholds[0][:, None].astype(np.int64) + np.arange(-1, 2)).ravel()
+    tried = np.concatenate([np.random.default_rng(0).integers(-largest, largest + 1, 2000), near])
+    tried = np.clip(tried, -largest, largest)
+    found = results[0][np.searchsorted(thresholds[0], tried, side="right")]
+    np.testing.assert_array_equal(found, np.clip(np.rint(values(tried)), *ends))
+    return results[0]
+
+
+def test_last_digits_where_a_function_is_flat_are_no_turns():
+    """As of a saturated tanh, which rises and falls by the last digit of float64."""
+
+    def values(n):
+        return 100 * np.tanh(n / 3e4) + 1e-13 * ((n * 7919) % 5)
+
+    assert set(assert_steps(values, 2**24)) == set(range(-100, 101))
+
+
+@pytest.mark.parametrize("width", [2500, 5000, 10**6])
+def test_a_peak_in_the_middle_between_two_samples_is_found(width):
+    """Equal samples on both sides of it look flat."""
+    middle = 2**24 // 1024 * 5 + 2**24 // 2048
+
+    def values(n):
+        return 100 * np.exp(-(((n - middle) / width) ** 2)) - 20
+
+    assert assert_steps(values, 2**24).max() == 80

@@ -69,6 +69,7 @@ def test_every_sample_and_every_code_is_counted_once(report):
     assert report.top1_agreement >= 1 - report.tied_samples / report.samples
     assert report.own_difference <= report.max_difference
     assert report.own_equal_fraction >= report.equal_fraction
+    assert report.own_unexplained == 0
     assert 0 <= report.max_logit_difference < 1
 
 
@@ -90,6 +91,7 @@ def test_one_wrong_weight_of_the_first_layer_shows_in_the_codes_of_the_next(mode
     assert report.own_equal_fraction == report.layers[1].own_equal_fraction < 0.99
     assert report.layers[1].equal_fraction < 0.99 and report.layers[1].max_difference > 1
     assert report.own_difference == report.layers[1].own_difference > 1
+    assert report.own_unexplained == report.layers[1].own_unexplained > 0.01 * report.layers[1].codes
 
 
 def test_one_wrong_weight_of_the_last_layer_leaves_classes_unexplained(model, program):
@@ -125,6 +127,7 @@ def test_codes_that_differ_by_one_without_a_tie_do_not_excuse_a_class(model, pro
     report = lq.integer.verify(model, high, BATCHES)
     assert report.max_difference == 1 and report.equal_fraction < 0.9
     assert report.tied_samples < 10
+    assert report.own_difference == 1 and report.own_unexplained > 0.1 * report.layers[1].codes
     assert report.unexplained > 0
 
 
