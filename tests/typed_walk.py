@@ -40,6 +40,17 @@ def walk_numerics():
             jax.eval_shape(jax.grad(lambda x, s, rules=rules: lq.fake_quantize(x, s, rules).sum(), (0, 1)), x, scale)
 
 
+def walk_oscillations():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
+    for spec in (lq.QuantSpec(3, channel_axis=-1), lq.QuantSpec(3, signed=False)):
+        scale = jnp.full(spec.scale_shape(x.shape), 0.3)
+        known = lq.oscillations.start(lq.quantize(x, scale, spec))
+        known = lq.oscillations.track(known, lq.quantize(-x, scale, spec), 0.01)
+        known = lq.oscillations.freeze(known, lq.oscillations.on_cosine(0.1, 0.01, jnp.float32(0.5)))
+        assert lq.oscillations.hold(x, scale, spec, known).shape == x.shape
+        lq.oscillations.dampening(x, scale, spec)
+
+
 def walk_networks():
     def quantized():
         model = lq.models.resnet8(num_classes=4, rngs=nnx.Rngs(0))
@@ -74,5 +85,6 @@ if __name__ == "__main__":
     a_wrong_type_is_seen()
     walk_numerics()
     walk_codes()
+    walk_oscillations()
     walk_networks()
     print("annotations hold")

@@ -55,7 +55,7 @@ class Tracking:
         Raises:
             UserError: no layer has so few bits.
         """
-        found = {path: start(_codes(layer)) for path, layer in self._layers(parameters, rest)}
+        found = {path: start(_codes(layer, spec)) for path, layer, spec in self._layers(parameters, rest)}
         if not found:
             raise UserError(
                 f"`freeze_threshold` and `track_oscillations` must be off for a network without weights of at most "
@@ -77,23 +77,20 @@ class Tracking:
         """
         parameters, average, now = dict(parameters), dict(average), {}
         threshold = on_cosine(self.first_threshold, self.last_threshold, progress)
-        for path, layer in self._layers(parameters, rest):
-            now[path] = track(known[path], _codes(layer), self.momentum)
+        for path, layer, spec in self._layers(parameters, rest):
+            now[path] = track(known[path], _codes(layer, spec), self.momentum)
             if not self.last_threshold:
                 continue
             now[path] = freeze(now[path], threshold)
             prefix = f"{path}/" if path else ""
             for arrays in (parameters, average) if average else (parameters,):
                 kernel, scale = arrays[f"{prefix}kernel"], arrays[f"{prefix}weight_scale"]
-                arrays[f"{prefix}kernel"] = hold(kernel, scale, _spec(layer), now[path])
+                arrays[f"{prefix}kernel"] = hold(kernel, scale, spec, now[path])
         return parameters, average, now
 
     def _layers(self, parameters: Arrays, rest: Arrays):
-        return [
-            (path, layer)
-            for path, layer in _quantized(self.skeleton, parameters, rest)
-            if layer.weights is not None and layer.weights.bits <= MOST_BITS
-        ]
+        found = _with_quantized_weights(self.skeleton, parameters, rest)
+        return [(path, layer, spec) for path, layer, spec in found if spec.bits <= MOST_BITS]
 
 
 def describe(known: Known) -> dict[str, dict[str, float]]:
@@ -121,8 +118,8 @@ def make_dampening(
         return None
 
     def distance(parameters: Arrays, rest: Arrays) -> Float[Array, ""]:
-        layers = [layer for _, layer in _quantized(skeleton, parameters, rest) if layer.weights is not None]
-        distances = [dampening(layer.quantizer_kernel, _scale(layer), _spec(layer)) for layer in layers]
+        layers = _with_quantized_weights(skeleton, parameters, rest)
+        distances = [dampening(layer.quantizer_kernel, _scale(layer), spec) for _, layer, spec in layers]
         return jnp.sum(jnp.stack(distances))
 
     def dampen(progress, parameters, rest):
@@ -133,18 +130,15 @@ def make_dampening(
     return dampen
 
 
-def _quantized(skeleton: Skeleton, parameters: Arrays, rest: Arrays) -> list[tuple[str, QuantLayer]]:
-    return quantized_layers(skeleton.model(parameters, rest))
+def _with_quantized_weights(
+    skeleton: Skeleton, parameters: Arrays, rest: Arrays
+) -> list[tuple[str, QuantLayer, QuantSpec]]:
+    layers = quantized_layers(skeleton.model(parameters, rest))
+    return [(path, layer, layer.weights) for path, layer in layers if layer.weights is not None]
 
 
-def _codes(layer: QuantLayer):
-    codes = float_codes(layer.quantizer_kernel, _scale(layer), None, _spec(layer))
-    return codes.astype(_spec(layer).code_dtype)
-
-
-def _spec(layer: QuantLayer) -> QuantSpec:
-    assert layer.weights is not None
-    return layer.weights
+def _codes(layer: QuantLayer, spec: QuantSpec):
+    return float_codes(layer.quantizer_kernel, _scale(layer), None, spec).astype(spec.code_dtype)
 
 
 def _scale(layer: QuantLayer):
