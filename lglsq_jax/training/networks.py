@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 from typing import Any
 
 from ..errors import UserError
@@ -17,6 +18,7 @@ class Network:
         widths: the values that ``width`` may have; empty: any number above 0.
         first: path of its first convolution.
         last: path of its last linear layer.
+        module: the file of ``lglsq_jax/models`` with the function, where ``lglsq_jax.models`` itself has it not.
     """
 
     name: str
@@ -24,14 +26,14 @@ class Network:
     widths: tuple[float, ...] = ()
     first: str = "conv1"
     last: str = "fc"
+    module: str = ""
 
     def build(self, num_classes: int, in_channels: int, options: dict[str, Any], seed: int):
         """Returns the float nnx model with weights drawn from ``seed``."""
         from flax import nnx
 
-        from .. import models
-
-        return getattr(models, self.name)(
+        module = importlib.import_module(f"..models.{self.module}".rstrip("."), __package__)
+        return getattr(module, self.name)(
             num_classes=num_classes, in_channels=in_channels, rngs=nnx.Rngs(seed), **options
         )
 
