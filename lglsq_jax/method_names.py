@@ -3,7 +3,16 @@
 import difflib
 import re
 
-NAMES = ("ste", "lsq", "lsq_plus", "llsq", "ewgs", "pact", "dorefa", "lg_lsq")
+NAMES = (
+    "ste",
+    "lsq",
+    "lsq_plus",
+    "llsq",
+    "ewgs",
+    "pact",
+    "dorefa",
+    "lg_lsq",
+)
 PARTS = ("ssg", "asr", "mde")
 """The parts of LG-LSQ, which are its rules for the scale, the rounding and the rounding error."""
 SCHEDULES = ("linear", "constant", "decaying", "cosine")

@@ -41,6 +41,16 @@ study = Study(
                     "freezing-0.02-batch-norm-50",
                     {"quantized.freeze_threshold": 0.02, "quantized.batch_norm_batches": 50},
                 ),
+                Variant("stages-8-4-2", {"quantized.progressive_bits": (8, 4, 2), "quantized.epochs": 3}),
+                Variant("three-epochs", {"quantized.epochs": 3}),
+                Variant("distillation-0.5", {"quantized.distillation": 0.5}),
+                Variant("asr-4-to-0", {"quantized.sharpness_start": 4.0, "quantized.sharpness": 0.0}),
+                Variant("mde-decaying", {"quantized.strength_schedule": "decaying"}),
+                Variant("by-channel-mse", {"quantized.per_channel": True, "quantized.weight_start": "mse"}),
+                Variant("by-channel-max", {"quantized.per_channel": True, "quantized.weight_start": "max"}),
+                Variant(
+                    "bits-by-layer", {"quantized.bit_choices": (2, 3, 4), "quantized.size_budget": 2.5}
+                ),  # larger: to be seen beside the others, not instead of them
                 Variant("ends-x0.1", {"quantized.learning_rates": (("(conv1|fc)/.*", 0.1),)}),
                 Variant("batch-norm-x0.1", {"quantized.learning_rates": ((".*/(bn[12]|downsample/1)/.*", 0.1),)}),
             ),

@@ -37,6 +37,7 @@ SOURCES = {
     "folder": Source("folder", needs=("path",), photos=True),
     "imagenet": Source("imagenet", photos=True),
 }
+"""Every source by the name that ``--data.source`` takes."""
 
 
 def find_source(name: str) -> Source:

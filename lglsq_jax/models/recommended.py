@@ -23,7 +23,8 @@ def recommended_rules(
     convolutions have a weight scale for each channel.
 
     Args:
-        model: a network of ``lglsq_jax.models``.
+        model: a network of ``lglsq_jax.models``, or one with a method ``quantization_rules(weights, inputs)``, whose
+            list of rules is returned.
         weights: quantizer of the inner layers' weights; None leaves all weights in float.
         inputs: quantizer of the inner layers' inputs, unsigned where a network has only ReLUs between its layers; it is
             made signed for the inputs that follow no ReLU. None leaves all inputs in float.
@@ -31,18 +32,21 @@ def recommended_rules(
     Raises:
         TypeError: there are no rules for this kind of model.
     """
+    own = getattr(model, "quantization_rules", None)
+    if own is not None:
+        return own(weights, inputs)
     for kind, rules in _RULES.items():
         if isinstance(model, kind):
             return rules(weights, inputs)
     known = ", ".join(kind.__name__ for kind in _RULES)
     raise TypeError(
         f"`model` must be one of the networks with recommended rules ({known}), got {type(model).__name__}; "
-        "write a list of Rule for it"
+        "give it a method quantization_rules(weights, inputs), or write a list of Rule"
     )
 
 
 def _resnet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
-    return [Rule(r".*", weights=weights, inputs=inputs), *_end_rules("conv1", "fc", weights, inputs)]
+    return [Rule(r".*", weights=weights, inputs=inputs), *end_rules("conv1", "fc", weights, inputs)]
 
 
 def _mobilenet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
@@ -51,7 +55,7 @@ def _mobilenet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> lis
         Rule(r".*", weights=weights, inputs=inputs),
         Rule(r"features/(1/conv/0|\d+/conv/1)/0", weights=_per_channel(weights), inputs=inputs),
         Rule(r"features/(([2-9]|1\d)/conv/0|18)/0", weights=weights, inputs=_signed(inputs)),
-        *_end_rules("features/0/0", "classifier/1", weights, inputs),
+        *end_rules("features/0/0", "classifier/1", weights, inputs),
     ]
 
 
@@ -61,11 +65,19 @@ def _shufflenet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> li
         Rule(r".*", weights=weights, inputs=inputs),
         Rule(r"stage\d/\d/(branch1/0|branch2/3)", weights=_per_channel(weights), inputs=inputs),
         Rule(r"stage\d/\d/(branch1/2|branch2/5)", weights=weights, inputs=_signed(inputs)),
-        *_end_rules("conv1/0", "fc", weights, inputs),
+        *end_rules("conv1/0", "fc", weights, inputs),
     ]
 
 
-def _end_rules(first: str, last: str, weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+def end_rules(first: str, last: str, weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+    """Returns the rules of a network's two ends: its first convolution and its last linear layer, at 8 bits.
+
+    Args:
+        first: path of the convolution that sees the images, which are signed.
+        last: path of the linear layer, whose inputs follow a ReLU.
+        weights: quantizer of the inner weights, which gives method and channel axis; None leaves weights in float.
+        inputs: quantizer of the inner inputs; None leaves them in float.
+    """
     return [
         Rule(first, weights=_at_the_end(weights, signed=True), inputs=_at_the_end(inputs, signed=True, batch_axis=0)),
         Rule(

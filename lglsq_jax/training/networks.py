@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 from typing import Any
 
 from ..errors import UserError
@@ -17,6 +18,7 @@ class Network:
         widths: the values that ``width`` may have; empty: any number above 0.
         first: path of its first convolution.
         last: path of its last linear layer.
+        module: the file of ``lglsq_jax/models`` with the function, where ``lglsq_jax.models`` itself has it not.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Network:
     widths: tuple[float, ...] = ()
     first: str = "conv1"
     last: str = "fc"
+    module: str = ""
 
     def build(self, num_classes: int, in_channels: int, options: dict[str, Any], seed: int):
         """Returns the float nnx model with weights drawn from ``seed``."""
@@ -41,8 +44,7 @@ class Network:
         import jax
         from flax import nnx
 
-        from .. import models
-
+        models = importlib.import_module(f"..models.{self.module}".rstrip("."), __package__)
         network = getattr(models, self.name)
 
         def make(seed):
