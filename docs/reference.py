@@ -18,6 +18,7 @@ SECTIONS = (
     ("Layers", ("QuantConv", "QuantLinear", "Quantizer", "Normalize", "BatchNorm", "Scale", "Offset", "Progress")),
     ("Whole models", ("Rule", "quantize_model", "calibrate", "set_progress", "compute_in", "accumulate_gradients",
                       "set_batch_norm_groups", "reestimate_batch_norm")),
+    ("Bits by layer", ("allocate_bits", "layer_divergence", "multiply_adds")),
     ("Looking at a model", ("plan", "check_scales", "layer_statistics", "weight_codes", "sensitivity")),
     ("Errors", ("UserError",)),
 )  # fmt: skip
