@@ -319,3 +319,11 @@ def test_a_program_that_is_not_the_network_fails_verification(command, copied):
     program.save(copied.program_file)
     outcome = command("verify", copied.path)
     assert outcome.status == 1 and "FAILED" in outcome.error
+
+
+@pytest.mark.parametrize("words", [["train.py", "digits"], ["-m", "lglsq_jax", "inspect", "run"]], ids=lambda w: w[-2])
+def test_a_python_without_the_packages_is_told_where_they_are(words):
+    bare = [sys.executable, "-S", *words]  # -S: without site-packages
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: the package ") and ". .venv/bin/activate" in done.stderr

@@ -150,11 +150,6 @@ def test_the_reference_is_up_to_date():
     assert (ROOT / "docs/reference.md").read_text() == module.reference(), "run: python docs/reference.py"
 
 
-def blocks_of(text: str, kind: str) -> list[tuple[str, str]]:
-    """Returns what stands between ``kind`` and the end of the comment before each block, and the block."""
-    return re.findall(rf"^<!-- not run: {kind} in (.+?) -->\n```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_a_trained_run_goes_on_a_chip(finished_run, command, tmp_path, monkeypatch, capsys):
     """The commands of chip.md, on the run of the tests and into a folder of its own."""
@@ -174,21 +169,20 @@ def test_a_trained_run_goes_on_a_chip(finished_run, command, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_what_extending_says_works_word_for_word(tmp_path):
-    text = (ROOT / "docs/extending.md").read_text().replace("written to ", "written in ")
+    text = (ROOT / "docs/extending.md").read_text()
     for folder in ("lglsq_jax", "configs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", tmp_path)
-    written, inserted = blocks_of(text, "written"), blocks_of(text, "inserted")
-    assert (len(written), len(inserted)) == (4, 4)
-    for file, source in written:
+    files = re.findall(r"^<!-- not run: written to (\S+) -->\n```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^<!-- a line for (\S+) -->\n```diff\n (.*)\n\+(.*)\n```$", text, re.MULTILINE)
+    assert (len(files), len(lines)) == (4, 4)
+    for file, source in files:
         assert not (tmp_path / file).exists()
         (tmp_path / file).write_text(source)
-    for where, line in inserted:
-        file, after = re.fullmatch(r'(\S+) after "(.+)"', where).groups()
+    for file, after, line in lines:
         old = (tmp_path / file).read_text()
-        assert old.count(after) == 1, f"{file} must have {after!r} once"
-        end = old.index("\n", old.index(after)) + 1
-        (tmp_path / file).write_text(old[:end] + line + old[end:])
+        assert old.count(f"{after}\n") == 1, f"{file} must have the line {after!r} once"
+        (tmp_path / file).write_text(old.replace(f"{after}\n", f"{after}\n{line}\n"))
     (command,) = re.findall(r"^<!-- tried: .*-->\n```sh\npython (.*)\n```$", text, re.MULTILINE)
     done = subprocess.run([sys.executable, *command.split()], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -63,6 +63,15 @@ def answer(command: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("lglsq_jax"):
+            raise
+        print(
+            f"error: the package {error.name} is missing from {sys.executable}; `make env` installs everything into "
+            ".venv, and `. .venv/bin/activate` makes it the `python` of this shell",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; what was saved is kept", file=sys.stderr)
         return 130
