@@ -8,8 +8,9 @@ was, on the second half of Fashion-MNIST's training images and on the test image
 
 import dataclasses
 
-from configs.studies.search import study as search
-from configs.studies.search import variant
+from search import study as search
+from search import variant
+
 from lglsq_jax.study import Block, Setting, Study
 
 study = Study(

@@ -8,11 +8,10 @@ The four files come with Debian's package dataset-fashion-mnist. Sized for two C
 All of one table at one width: --only 'resnet8-w2a2/*'. A shorter study is seeds=5 below, which can claim nothing yet.
 """
 
-from lglsq_jax.data import DataConfig
-from lglsq_jax.study import Block, Setting, Study, Variant
-from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig
+from short_resnet8 import RATE, SHORT_RESNET8
 
-RATE = 0.02
+from lglsq_jax.study import Block, Setting, Study, Variant
+
 NETWORKS = {
     "resnet8": {},
     "resnet20": {"model.name": "resnet20"},
@@ -46,21 +45,7 @@ ROBUSTNESS = {
 
 study = Study(
     name="methods",
-    base=TrainConfig(
-        data=DataConfig(
-            source="idx",
-            path="/usr/share/datasets/fashion-mnist",
-            batch_size=128,
-            eval_batch_size=500,
-            crop_padding=2,
-            flip=True,
-            train_images=12_000,
-        ),
-        model=ModelConfig("resnet8", stem_stride=2),
-        pretraining=PretrainingConfig(epochs=6, learning_rate=0.1),
-        quantized=QuantizedConfig(epochs=2, learning_rate=RATE, warmup_epochs=0.2),
-        keep_checkpoints=1,
-    ),
+    base=SHORT_RESNET8,
     blocks=(
         Block(
             "Methods against LSQ",

@@ -6,27 +6,13 @@ Data, network and schedule are those of configs/studies/methods.py. What each op
 188 quantized steps, in which a moving average of the weight 0.01 does not settle: a long run may show more, or less.
 """
 
-from lglsq_jax.data import DataConfig
+from short_resnet8 import SHORT_RESNET8
+
 from lglsq_jax.study import Block, Setting, Study, Variant
-from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig
 
 study = Study(
     name="practice",
-    base=TrainConfig(
-        data=DataConfig(
-            source="idx",
-            path="/usr/share/datasets/fashion-mnist",
-            batch_size=128,
-            eval_batch_size=500,
-            crop_padding=2,
-            flip=True,
-            train_images=12_000,
-        ),
-        model=ModelConfig("resnet8", stem_stride=2),
-        pretraining=PretrainingConfig(epochs=6, learning_rate=0.1),
-        quantized=QuantizedConfig(epochs=2, learning_rate=0.02, warmup_epochs=0.2),
-        keep_checkpoints=1,
-    ),
+    base=SHORT_RESNET8,
     blocks=(
         Block(
             title="Practice at W2A2",

@@ -7,9 +7,11 @@ for each seed, and 10,000 others to judge by in the place of the test images. Wh
 other images, by configs/studies/confirm.py. Five seeds: enough to choose by, not to claim anything.
 """
 
-from lglsq_jax.data import DataConfig
+import dataclasses
+
+from short_resnet8 import SHORT_RESNET8
+
 from lglsq_jax.study import Block, Setting, Study, Variant
-from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig
 
 
 def variant(name: str, method: str, **constants) -> Variant:
@@ -20,22 +22,10 @@ def variant(name: str, method: str, **constants) -> Variant:
 
 study = Study(
     name="search",
-    base=TrainConfig(
-        data=DataConfig(
-            source="idx",
-            path="/usr/share/datasets/fashion-mnist",
-            batch_size=128,
-            eval_batch_size=500,
-            crop_padding=2,
-            flip=True,
-            train_images=12_000,
-            held_out=10_000,
-            train_part="0/2",
-        ),
-        model=ModelConfig("resnet8", stem_stride=2),
-        pretraining=PretrainingConfig(epochs=6, learning_rate=0.1),
-        quantized=QuantizedConfig(epochs=2, learning_rate=0.02, warmup_epochs=0.2, weight_bits=2, input_bits=2),
-        keep_checkpoints=1,
+    base=dataclasses.replace(
+        SHORT_RESNET8,
+        data=dataclasses.replace(SHORT_RESNET8.data, held_out=10_000, train_part="0/2"),
+        quantized=dataclasses.replace(SHORT_RESNET8.quantized, weight_bits=2, input_bits=2),
     ),
     blocks=(
         Block(

@@ -149,12 +149,18 @@ def _find(name: str, configs: Path) -> Path:
 
 
 def load_module(file: Path):
-    """Returns the module of a Python file; what it builds may raise ``UserError``, which then names the file."""
+    """Returns the module of a Python file; what it builds may raise ``UserError``, which then names the file.
+
+    Like a script, it may import the files beside it, wherever the command is given.
+    """
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module, beside = importlib.util.module_from_spec(spec), str(file.resolve().parent)
+    sys.path.insert(0, beside)
     try:
         spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    finally:
+        sys.path.remove(beside)
     return module
