@@ -26,6 +26,11 @@ def drawn(dataset: Dataset, config: DataConfig) -> Dataset:
         UserError: there are fewer training images than ``train_images``, besides those held out.
     """
     pool = _part(len(dataset.train), config.train_part)
+    if not len(pool):
+        raise UserError(
+            f"`train_part` must be one of at most {len(dataset.train)} parts, the number of training images of "
+            f"{dataset.name}, got {config.train_part!r}, which is empty"
+        )
     if config.held_out >= len(pool):
         raise UserError(
             f"`held_out` must be below {len(pool)}, the number of training images of {dataset.name} there are, "

@@ -156,6 +156,10 @@ def test_a_run_sees_the_drawn_images():
             {"held_out": 1000, "train_images": 500},
             "`train_images` must be at most 437, the number of training images of digits that are left, got 500",
         ),
+        (
+            {"train_part": "1500/9000"},
+            "`train_part` must be one of at most 1437 parts, .* got '1500/9000', which is empty",
+        ),
         ({"train_part": "2/2"}, "`train_part` must be I/N with I from 0 to N - 1, such as 0/2 or 1/2, got '2/2'"),
         ({"draw_seed": -1}, "`draw_seed` must be a whole number of at least 0, got -1"),
     ],
