@@ -38,15 +38,23 @@ class Snapshot:
 def newest_snapshot(folder: RunFolder, config: TrainConfig) -> Snapshot | None:
     """Returns the newest good checkpoint of a run's folder; None where there is none."""
     for phase in (*(stage.name for stage in reversed(stages_of(config))), "float"):
-        checkpoints = Checkpoints(folder.checkpoints(phase))
-        try:
-            for step in checkpoints.steps:
-                loaded = checkpoints.read(step)
-                if not isinstance(loaded, str):
-                    leaves, facts = loaded
-                    return Snapshot(phase, facts["step"], facts, whole_hash(leaves), leaves)
-        finally:
-            checkpoints.close()
+        found = _newest_good(folder, phase)
+        if found is not None:
+            _, leaves, facts = found
+            return Snapshot(phase, facts["step"], facts, whole_hash(leaves), leaves)
+    return None
+
+
+def _newest_good(folder: RunFolder, phase: str) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """Returns step, leaves and facts of a phase's newest checkpoint that is not damaged; None where there is none."""
+    checkpoints = Checkpoints(folder.checkpoints(phase))
+    try:
+        for step in checkpoints.steps:
+            loaded = checkpoints.read(step)
+            if not isinstance(loaded, str):
+                return step, *loaded
+    finally:
+        checkpoints.close()
     return None
 
 
@@ -113,15 +121,11 @@ def blank_float(config: TrainConfig, dataset: Dataset):
 
 
 def _from_checkpoint(folder: RunFolder, template: Network, phase: str) -> Network:
-    checkpoints = Checkpoints(folder.checkpoints(phase))
-    try:
-        for step in checkpoints.steps:
-            loaded = checkpoints.read(step)
-            if not isinstance(loaded, str):
-                return _filled(template, loaded[0], step)
-    finally:
-        checkpoints.close()
-    raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but there is none yet")
+    found = _newest_good(folder, phase)
+    if found is None:
+        raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but there is none yet")
+    step, leaves, _ = found
+    return _filled(template, leaves, step)
 
 
 def _filled(template: Network, leaves: dict[str, Any], step: int) -> Network:
