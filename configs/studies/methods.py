@@ -8,7 +8,7 @@ The four files come with Debian's package dataset-fashion-mnist. Sized for two C
 All of one table at one width: --only 'resnet8-w2a2/*'. A shorter study is seeds=5 below, which can claim nothing yet.
 """
 
-from short_resnet8 import RATE, SHORT_RESNET8
+from _short_resnet8 import RATE, SHORT_RESNET8
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 

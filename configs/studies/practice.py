@@ -6,7 +6,7 @@ Data, network and schedule are those of configs/studies/methods.py. What each op
 188 quantized steps, in which a moving average of the weight 0.01 does not settle: a long run may show more, or less.
 """
 
-from short_resnet8 import SHORT_RESNET8
+from _short_resnet8 import SHORT_RESNET8
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 

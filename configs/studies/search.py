@@ -9,7 +9,7 @@ other images, by configs/studies/confirm.py. Five seeds: enough to choose by, no
 
 import dataclasses
 
-from short_resnet8 import SHORT_RESNET8
+from _short_resnet8 import SHORT_RESNET8
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 

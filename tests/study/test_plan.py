@@ -1,9 +1,8 @@
 """What a study consists of, and what is refused."""
 
-import importlib.util
-
 import pytest
 
+from lglsq_jax.commands.train import load_module
 from lglsq_jax.errors import UserError
 from lglsq_jax.study import Block, Setting, Study, Variant
 from lglsq_jax.study.plan import changed
@@ -78,10 +77,8 @@ def test_a_plan_that_makes_no_sense_is_refused(make, words):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "studies").glob("[!_]*.py")), ids=lambda file: file.stem)
-def test_the_studies_of_the_project_can_be_planned(file):
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_the_studies_of_the_project_can_be_planned(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a study finds the files beside it wherever the command is given
+    module = load_module(file)
     assert module.study.name == file.stem
     assert module.study.seeds >= 5 and module.study.cells
