@@ -5,7 +5,7 @@ from typing import Any
 
 def results_table(summary: dict[str, Any]) -> str:
     """Returns the results of a run's ``summary.json`` as a table with the proof below it."""
-    bits = f"W{summary['bits']['weights']}A{summary['bits']['inputs']}"
+    bits = f"W{summary['bits']['weights']:g}A{summary['bits']['inputs']:g}"
     rows = [
         ("network", "top-1", "bytes", "smaller by"),
         _row("float", summary["float"], summary),

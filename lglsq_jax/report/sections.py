@@ -53,10 +53,10 @@ def accuracy(found: Findings, gallery: Gallery) -> list[Content]:
     bits, mean = summary["bits"], " on average" if "layer_bits" in summary else ""
     text = (
         f"The same network three times, on the {summary['samples']:,} test images. Float is what it was before "
-        f"quantization. Fake-quantized is what was trained: weights rounded to {bits['weights']} bits{mean}, the "
-        f"inputs of layers to {bits['inputs']} bits{mean} (8 bits in the first and the last layer), computed in float. "
-        "Integer is what is deployed: whole numbers only. Good: the last two are equal to the digit and close to the "
-        "first, at a fraction of the size. A difference within the ± (one standard error) may be chance."
+        f"quantization. Fake-quantized is what was trained: weights rounded to {bits['weights']:g} bits{mean}, the "
+        f"inputs of layers to {bits['inputs']:g} bits{mean} (8 bits in the first and the last layer), computed in "
+        "float. Integer is what is deployed: whole numbers only. Good: the last two are equal to the digit and close "
+        "to the first, at a fraction of the size. A difference within the ± (one standard error) may be chance."
     )
     kept = (
         f"The integers give {100 * summary['agreement']:.3f} % of the images the class that the fake-quantized network "

@@ -98,9 +98,11 @@ def mean_bits(model: nnx.Module, bits: LayerBits) -> tuple[float, float]:
     return round(float(means[0]), 2), round(float(means[1]), 2)
 
 
-def sentence(bits: LayerBits) -> str:
-    """Returns the bits of all layers in one line, such as ``bits: layer1/0/conv1 W3A4, ...``."""
-    return "bits: " + ", ".join(f"{path} W{weights}A{inputs}" for path, (weights, inputs) in bits.items())
+def sentence(model: nnx.Module, bits: LayerBits) -> str:
+    """Returns the bits of all layers in one line, such as ``bits: layer1/0/conv1 W3A4, ...; on average W3A4``."""
+    each = ", ".join(f"{path} W{weights}A{inputs}" for path, (weights, inputs) in bits.items())
+    weights, inputs = mean_bits(model, bits)
+    return f"bits: {each}; on average W{weights:g}A{inputs:g}"
 
 
 def _pairs(settings: QuantizedConfig) -> dict[int, tuple[int, int]]:

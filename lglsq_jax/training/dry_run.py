@@ -69,8 +69,11 @@ def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
         train_part=None,
     )
     pretraining = dataclasses.replace(config.pretraining, start_from=None, weights=str(weights))
-    batch_norm_batches = min(config.quantized.batch_norm_batches, 2)
     quantized = dataclasses.replace(
-        config.quantized, epochs=2, warmup_epochs=1, calibration_batches=1, batch_norm_batches=batch_norm_batches
+        config.quantized,
+        epochs=max(2, len(config.quantized.progressive_bits)),
+        warmup_epochs=1,
+        calibration_batches=1,
+        batch_norm_batches=min(config.quantized.batch_norm_batches, 2),
     )
     return dataclasses.replace(config, data=data, pretraining=pretraining, quantized=quantized)

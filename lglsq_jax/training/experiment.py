@@ -159,9 +159,10 @@ def _bits(
     bits = kept_bits(folder, config)
     if bits is None:
         log.say(f"choosing the bits of each layer from {' '.join(map(str, config.quantized.bit_choices))}")
-        bits = choose_bits(config, network.model(), _calibration_batches(config, dataset, damaged))
+        model = network.model()
+        bits = choose_bits(config, model, _calibration_batches(config, dataset, damaged))
         keep_bits(folder, bits)
-        log.say(sentence(bits))
+        log.say(sentence(model, bits))
     return bits
 
 
