@@ -117,7 +117,7 @@ def allocate_bits(
     smallest = _total(costs, cheapest)
     if smallest > budget * (1 + 1e-12):
         raise ValueError(f"`budget` must be at least what the cheapest choices cost, {smallest:g}, got {budget:g}")
-    # The solver holds the budget to a millionth only; where the answer is above it, it is asked for a little less.
+    # The solver holds the budget up to its tolerance; where the answer is above it, it is asked for a little less.
     for held_back in (0.0, 1e-6, 1e-5, 1e-4):
         chosen = _solved(sensitivities, costs, budget * (1 - held_back), pairs)
         if chosen is not None and _total(costs, chosen) <= budget * (1 + 1e-12):
@@ -181,9 +181,9 @@ def _solved(sensitivities, costs, budget: float, pairs):
     prices = np.array([costs[layer][choice] for layer, choice in pairs], np.float64)
     rows = {layer: row for row, layer in enumerate(sensitivities)}
     places = np.array([rows[layer] for layer, _ in pairs])
-    unit = budget if budget > 0 else 1.0
+    unit = budget / 1e6 if budget > 0 else 1.0  # the solver's tolerance is a millionth: of this, not of the budget
     one_each = sparse.csr_array((np.ones(len(pairs)), (places, np.arange(len(pairs)))))
-    # Its gap is absolute: the largest sensitivity is made large. Costs are shares of the budget.
+    # Its gap is absolute: the largest sensitivity is made large. Costs are in millionths of the budget.
     result = optimize.milp(
         values * (1000 / max(np.abs(values).max(), np.finfo(float).tiny)),
         integrality=np.ones(len(pairs)),
