@@ -13,7 +13,7 @@ from .errors import LoweringError
 from .node import INT32_MAX, Node, aligned, compact, expanded
 
 _FIXED_LARGEST = 2**30
-_MOST_FRACTION_BITS = 40
+_MOST_FRACTION_BITS = 126  # the step stays a normal float32
 
 
 @dataclasses.dataclass

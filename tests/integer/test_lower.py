@@ -336,6 +336,25 @@ def test_several_quantizers_of_the_input_make_several_codes():
     verified(model, program, X)
 
 
+@pytest.mark.parametrize("power", [-60, -25, 20, 60])
+def test_the_unit_of_the_values_does_not_change_a_number(power):
+    """A network whose activations are tiny or huge is as exact: scaling by a power of two changes no integer."""
+
+    def codes(unit):
+        @jax.jit
+        def model(x):
+            stream = jnp.clip(fake(x, 0.25 * unit, SIGNED) - 0.3 * unit * CHANNELS, 0, 6 * unit)
+            stream = stream + fake(x, 0.11 * unit, UNSIGNED) * CHANNELS
+            return fake(jnp.maximum(stream, 0.1 * unit).mean((1, 2)), STEP * unit, OUTPUT) / unit
+
+        program = lq.integer.lower(model, X * unit)
+        steps = [step for step in program.instructions if step.op != "encode"]
+        return program.encode(X * unit), program(X * unit), [step.constants for step in steps]
+
+    for found, expected in zip(jax.tree.leaves(codes(2.0**power)), jax.tree.leaves(codes(1.0)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_clip_of_a_clip_is_one_clip_and_one_rounding():
     gains = np.float32([2e3, 0.11, 0.02, 0.05])
 
