@@ -8,6 +8,7 @@ import numpy as np
 from .affine import Affine
 from .dimensions import encode
 from .fixed import fixed_point_constants, split
+from .narrow import narrow_constants
 from .nearest import is_code, made_nearest, nearest_steps
 from .node import Node, smallest_dtype
 from .program import Instruction, IntegerProgram
@@ -84,7 +85,7 @@ def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
     op, attributes, constants = node.op, dict(node.attributes), dict(node.constants)
     fixed = fixed_point_constants(node) if op == "rescale" else None
     if fixed is not None and is_code(node):
-        fixed = made_nearest(node, fixed)
+        fixed = narrow_constants(node, fixed) or made_nearest(node, fixed)
         attributes["nearest"] = True
     if op == "rescale" and fixed is None:
         op, attributes = "staircase", {"dtype": smallest_dtype(node.attributes["low"], node.attributes["high"])}

@@ -35,7 +35,12 @@ def _multiply(attributes, constants, x, kernel):
 
 
 def _rescale(attributes, constants, *terms):
-    """``clip(round((sum_i floor(term_i * multiplier_i / 2**term_shift_i) + bias) / 2**shift))``, halves to even."""
+    """``clip(round((sum_i floor(term_i * multiplier_i / 2**term_shift_i) + bias) / 2**shift))``, halves to even.
+
+    Where ``narrow.prepared`` found a form of it that int32 holds: that one, with the same result.
+    """
+    if "split" in attributes:
+        return _narrow_rescale(attributes, constants, *terms)
     total = constants["bias_high"], constants["bias_low"]
     shifts = attributes.get("term_shifts", [0] * len(terms))
     for index, (term, shift) in enumerate(zip(terms, shifts, strict=True)):
@@ -45,6 +50,15 @@ def _rescale(attributes, constants, *terms):
         total = wide.clamp(total, *map(tuple, attributes["clamp"]))
     rounded = wide.round_shift(total, attributes["shift"])
     return jnp.clip(rounded, attributes["low"], attributes["high"]).astype(attributes["dtype"])
+
+
+def _narrow_rescale(attributes, constants, x):
+    """``floor((n * multiplier + offset) / 2**shift)`` in the parts of a ``narrow.Narrow``."""
+    n = jnp.clip(x.astype(jnp.int32), constants["least"], constants["most"])
+    total = n * constants["multiplier"] + constants["offset"]
+    if attributes["split"]:
+        total = n * constants["upper_multiplier"] + constants["upper_offset"] + (total >> attributes["split"])
+    return (total >> (attributes["shift"] - attributes["split"])).astype(attributes["dtype"])
 
 
 def _clip(attributes, constants, x):

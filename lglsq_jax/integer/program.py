@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Int32, Shaped
 from ..primitives import clip_codes, normalise
 from .dimensions import Batch, Shape, decode
 from .kernels import KERNELS
+from .narrow import prepared
 from .portions import in_portions
 
 if TYPE_CHECKING:
@@ -163,14 +164,12 @@ class IntegerProgram:
         """
 
         # Constants go in as arguments: compiling takes half as long where none of them can be folded.
-        constants = jax.device_put([step.constants for step in self.instructions])
+        constants = jax.device_put([step.constants for step in self._prepared])
 
         @jax.jit
         def replay(constants, codes, given, forced):
-            steps = zip(self.instructions, constants, strict=True)
-            program = dataclasses.replace(
-                self, instructions=tuple(dataclasses.replace(step, constants=own) for step, own in steps)
-            )
+            pairs = zip(self._prepared, constants, strict=True)
+            steps = [dataclasses.replace(step, constants=own) for step, own in pairs]
             computed = {}
 
             def replace(step: Instruction, value):
@@ -179,7 +178,7 @@ class IntegerProgram:
                 computed[step.name] = value
                 return jnp.where(forced, given[step.name].astype(value.dtype), value)
 
-            values = program._run_body(codes, replace)
+            values = self._run_body(codes, replace, steps)
             return computed, values[len(self.instructions) - 1].astype(jnp.int32)
 
         return functools.partial(replay, constants)
@@ -289,8 +288,15 @@ class IntegerProgram:
                 values[index] = _run(step, batch, [values[number] for number in step.inputs])
         return codes
 
+    @functools.cached_property
+    def _prepared(self) -> tuple[Instruction, ...]:
+        return prepared(self.instructions)
+
     def _run_body(
-        self, codes, replace: Callable[[Instruction, Any], Any] = lambda step, value: value
+        self,
+        codes,
+        replace: Callable[[Instruction, Any], Any] = lambda step, value: value,
+        steps: Sequence[Instruction] | None = None,
     ) -> dict[int, Any]:
         given = list(codes) if isinstance(codes, tuple | list) else [codes]
         entries = self.entries
@@ -308,7 +314,7 @@ class IntegerProgram:
                 raise ValueError(f"`codes` must have shape {wanted} as `encode` returns them, got {list(array.shape)}")
             values[index] = replace(self.instructions[index], array)
         batch = _batch_of([decode(list(self.instructions[index].shape)) for index in entries], given)
-        for index, step in enumerate(self.instructions):
+        for index, step in enumerate(steps or self._prepared):
             ready = all(number in values for number in step.inputs)
             if index not in values and step.op not in ("input", "encode") and ready:
                 values[index] = replace(step, _run(step, batch, [values[number] for number in step.inputs]))

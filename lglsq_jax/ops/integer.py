@@ -28,6 +28,10 @@ def convolve_int32(
         window: the geometry.
         code_maximum: the largest code that can occur.
     """
+    if _is_product(kernel.shape, window):
+        steps = (1, *window.strides, 1)
+        picked = lax.slice(codes, (0,) * codes.ndim, codes.shape, steps) if max(steps) > 1 else codes
+        return multiply_int32(picked, kernel.reshape(kernel.shape[-2:]), code_maximum)
     kernel = kernel.astype(jnp.int8)
     # On every platform: a GPU has no integer convolution, but it has integer products.
     run = convolve
@@ -52,12 +56,27 @@ def multiply_int32(
 ) -> Int32[Array, "*batch o"]:
     """Returns the matrix product of integer codes over the last axis, exactly; ranges as in ``convolve_int32``."""
     kernel = kernel.astype(jnp.int8)
-    numbers = (((codes.ndim - 1,), (0,)), ((), ()))
     if code_maximum <= 127:
-        return lax.dot_general(codes.astype(jnp.int8), kernel, numbers, preferred_element_type=jnp.int32)
+        return _product(codes.astype(jnp.int8), kernel)
     shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)
-    product = lax.dot_general(shifted, kernel, numbers, preferred_element_type=jnp.int32)
-    return product + _SHIFT * _sum(kernel, (0,))
+    return _product(shifted, kernel) + _SHIFT * _sum(kernel, (0,))
+
+
+def _is_product(kernel_shape: tuple[int, ...], window: Window) -> bool:
+    """Whether a convolution is a matrix product, which the compiler does a little faster on a CPU."""
+    dilated = any(dilation > 1 for dilation in window.input_dilation)
+    padded = any(pad for pair in window.padding for pad in pair)
+    return window.groups == 1 and set(kernel_shape[:-2]) == {1} and not (dilated or padded)
+
+
+def _product(codes, kernel):
+    """``codes @ kernel``; a single row with the kernel transposed, which a program does once when it is compiled."""
+    if codes.shape[:-1] == (1,) * (codes.ndim - 1):
+        numbers = (((1,), (0,)), ((), ()))
+        row = lax.dot_general(kernel.T, codes.reshape(-1), numbers, preferred_element_type=jnp.int32)
+        return row.reshape(*codes.shape[:-1], -1)
+    numbers = (((codes.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(codes, kernel, numbers, preferred_element_type=jnp.int32)
 
 
 def _sum(kernel, axes: tuple[int, ...]) -> Int32[Array, "..."]:

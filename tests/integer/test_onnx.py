@@ -20,9 +20,9 @@ from jax import lax
 
 import lglsq_jax as lq
 from lglsq_jax.integer.export.thresholds import fit
-from lglsq_jax.integer.export.ties import tie_correction
 from lglsq_jax.integer.fixed import split
 from lglsq_jax.integer.program import Instruction, IntegerProgram
+from lglsq_jax.integer.ties import tie_correction
 
 from .checks import SIGNED, UNSIGNED, fake, normal
 from .test_lower import EIGHT_BITS, KERNEL, OUTPUT, PER_CHANNEL, STEP, conv, signed, unsigned, weights

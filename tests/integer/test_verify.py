@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import lglsq_jax as lq
+from lglsq_jax.integer.fixed import split
 
 from .checks import normal, verified
 
@@ -123,7 +124,9 @@ def test_what_a_layer_was_handed_is_not_held_against_the_layer_itself(model, pro
 
 def test_codes_that_differ_by_one_without_a_tie_do_not_excuse_a_class(model, program):
     """Every code of the second layer one too high: each differs by one only, and none of that is rounding."""
-    high = changed(program, "rescale", "bias_high", lambda bias: bias + 2 ** (shift_of(program) - 32))
+    shift, bias = bias_of(program)
+    upper, lower = split(bias + (1 << shift))
+    high = changed(changed(program, "rescale", "bias_high", lambda _: upper), "rescale", "bias_low", lambda _: lower)
     report = lq.integer.verify(model, high, BATCHES)
     assert report.max_difference == 1 and report.equal_fraction < 0.9
     assert report.tied_samples < 10
@@ -131,10 +134,10 @@ def test_codes_that_differ_by_one_without_a_tie_do_not_excuse_a_class(model, pro
     assert report.unexplained > 0
 
 
-def shift_of(program) -> int:
-    (shift, *_) = (step.attributes["shift"] for step in program.instructions if step.op == "rescale")
-    assert shift >= 32
-    return shift
+def bias_of(program) -> tuple[int, np.ndarray]:
+    """The shift and the 64-bit bias of the first rescale."""
+    step = next(step for step in program.instructions if step.op == "rescale")
+    return step.attributes["shift"], (step.constants["bias_high"].astype(np.int64) << 32) + step.constants["bias_low"]
 
 
 def test_the_model_of_other_weights_is_another_model(program):

@@ -6,9 +6,9 @@ import numpy as np
 
 from ..dimensions import decode
 from ..program import Instruction
+from ..ties import tie_correction
 from .onnx_arrange import expand
 from .onnx_graph import Graph, Value
-from .ties import tie_correction
 
 _WORD = 1 << 64
 _ROOM = 62
