@@ -5,8 +5,9 @@
 
 The networks have random weights; the float one is the network as this package runs it, with depthwise convolutions as
 shifted products. Both are compiled, and take turns. "float / integer" is the median float time divided by the integer
-program's: above 1 the integers are faster. "memory" is the peak resident size of a process that runs the program
-alone, with what such a process takes before it has a network taken off, divided by the float network's.
+program's: above 1 the integers are faster. The memory is the largest resident size of a process that runs one of them
+alone, with what such a process takes before it has a network taken off: "in all" with compiling, and "running" once it
+is compiled and what the compiler left is given back.
 
 --layers times every distinct convolution and linear layer by itself: from codes to the next codes where they are made
 of its sum alone, else to the sum, against the same layer in float with its bias and a ReLU. Both take turns, and the
@@ -16,7 +17,9 @@ by the clock and of the processor, which is what counts on a busy machine.
 """
 
 import argparse
+import ctypes
 import dataclasses
+import gc
 import subprocess
 import sys
 import tempfile
@@ -86,7 +89,9 @@ def compare(name: str, program: IntegerProgram, options: argparse.Namespace) -> 
         codes = jnp.asarray(images(batch, options.size))
         functions = float_function(name, batch, options.size), lambda codes=codes: program.integer_body(codes)
         seconds = median_times(functions, options.rounds)
-        memory = " ".join(f"{value / 1e6:6.0f}" for value in memory_of(name, program, batch, options.size))
+        (whole, running), (own_whole, own_running) = memory_of(name, program, batch, options.size)
+        memory = f"{whole:5.0f} {own_whole:5.0f} {own_whole / whole:5.2f}x {running:7.0f} {own_running:5.0f} "
+        memory += f"{own_running / running:5.2f}x"
         print(
             f"{name:14} {batch:5} {1e3 * seconds[0]:9.1f} ms {1e3 * seconds[1]:9.1f} ms "
             f"{seconds[0] / seconds[1]:7.2f}x   {memory}",
@@ -94,8 +99,8 @@ def compare(name: str, program: IntegerProgram, options: argparse.Namespace) -> 
         )
 
 
-def memory_of(name: str, program: IntegerProgram, batch: int, size: int) -> list[int]:
-    """Returns the peak resident bytes of the float network and of the program, each in a process of its own."""
+def memory_of(name: str, program: IntegerProgram, batch: int, size: int) -> np.ndarray:
+    """Returns the largest resident MB in all and while running: float network, then program, a process each."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program"
@@ -103,8 +108,9 @@ def memory_of(name: str, program: IntegerProgram, batch: int, size: int) -> list
         for which in ("nothing", "float", str(file)):
             command = [sys.executable, __file__, "--measure", which, "--network", name]
             command += ["--batch", str(batch), "--size", str(size)]
-            found.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    return [taken - found[0] for taken in found[1:]]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found.append([int(number) / 1e6 for number in printed.split()])
+    return np.array(found[1:]) - found[0]
 
 
 def measure(which: str, name: str, batch: int, size: int) -> None:
@@ -119,11 +125,26 @@ def measure(which: str, name: str, batch: int, size: int) -> None:
         def run():
             return program.integer_body(codes)
 
-    if which != "nothing":
-        for _ in range(10):
-            jax.block_until_ready(run())
+    else:
+
+        def run():
+            return None
+
+    jax.block_until_ready(run())
+    whole = _largest_resident()
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the largest size is counted anew
+    for _ in range(10):
+        jax.block_until_ready(run())
+    running = _largest_resident()
+    print(max(whole, running), running)
+
+
+def _largest_resident() -> int:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(1024 * int(status["VmHWM"].split()[0]))  # unlike ru_maxrss it begins anew with the program
+    return 1024 * int(status["VmHWM"].split()[0])  # unlike ru_maxrss it begins anew with the program
 
 
 def distinct_layers(program: IntegerProgram) -> list[tuple[list[Instruction], bool]]:
@@ -251,7 +272,7 @@ def main() -> None:
     if options.lowering:
         print_lowering(options.bits)
         return
-    last = "layer" if options.layers else "memory, MB: float, integers"
+    last = "layer" if options.layers else "memory in MB, float and integers: in all, running"
     print(f"{'network':14} {'batch':>5} {'float':>12} {'integers':>12} {'float / int.':>9}   {last}")
     for name in options.network:
         program = lq.integer.lower(quantized_network(name, options.bits, options.size), images(1, options.size))

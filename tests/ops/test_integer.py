@@ -1,0 +1,43 @@
+"""Products of integer codes are those of NumPy, whichever form the compiler is given."""
+
+import jax
+import numpy as np
+import pytest
+
+from lglsq_jax.ops import Window
+from lglsq_jax.ops.integer import convolve_int32, multiply_int32
+
+RANGES = [(-8, 7), (-128, 127), (0, 255)]
+
+
+@pytest.mark.parametrize("limits", RANGES)
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (5,), (2, 1, 3)])
+def test_a_product_is_the_same_for_one_row_and_for_many(rows, limits):
+    rng = np.random.default_rng(sum(rows))
+    codes = rng.integers(*limits, (*rows, 37), endpoint=True).astype(np.uint8 if limits[1] > 127 else np.int8)
+    kernel = rng.integers(-128, 127, (37, 6), endpoint=True).astype(np.int8)
+    found = jax.jit(lambda x: multiply_int32(x, kernel, limits[1]))(codes)
+    np.testing.assert_array_equal(found, codes.astype(np.int64) @ kernel.astype(np.int64))
+
+
+@pytest.mark.parametrize("limits", RANGES)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_a_pointwise_convolution_is_a_product_at_each_place(strides, limits):
+    rng = np.random.default_rng(strides[0])
+    codes = rng.integers(*limits, (2, 5, 7, 9), endpoint=True).astype(np.uint8 if limits[1] > 127 else np.int8)
+    kernel = rng.integers(-128, 127, (1, 1, 9, 4), endpoint=True).astype(np.int8)
+    window = Window(strides, ((0, 0), (0, 0)), (1, 1), (1, 1))
+    run = jax.jit(lambda x: convolve_int32(x, kernel, window, limits[1]))
+    picked = codes[:, :: strides[0], :: strides[1]].astype(np.int64)
+    np.testing.assert_array_equal(run(codes), picked @ kernel[0, 0].astype(np.int64))
+    assert "dot_general" in str(jax.make_jaxpr(run)(codes))
+
+
+def test_a_padded_pointwise_convolution_of_unsigned_codes_sees_zeros_around():
+    """Codes above 127 travel shifted; the padding must be shifted with them."""
+    codes = np.full((1, 2, 2, 3), 200, np.uint8)
+    kernel = np.ones((1, 1, 3, 2), np.int8)
+    found = np.asarray(convolve_int32(codes, kernel, Window((1, 1), ((1, 0), (0, 1)), (1, 1), (1, 1)), 255))
+    expected = np.zeros((1, 3, 3, 2), np.int64)
+    expected[:, 1:, :2] = 600
+    np.testing.assert_array_equal(found, expected)
