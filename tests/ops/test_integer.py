@@ -14,7 +14,8 @@ RANGES = [(-8, 7), (-128, 127), (0, 255)]
 @pytest.mark.parametrize("rows", [(1,), (1, 1), (5,), (2, 1, 3)])
 def test_a_product_is_the_same_for_one_row_and_for_many(rows, limits):
     rng = np.random.default_rng(sum(rows))
-    codes = rng.integers(*limits, (*rows, 37), endpoint=True).astype(np.uint8 if limits[1] > 127 else np.int8)
+    low, high = limits
+    codes = rng.integers(low, high, (*rows, 37), endpoint=True).astype(np.uint8 if limits[1] > 127 else np.int8)
     kernel = rng.integers(-128, 127, (37, 6), endpoint=True).astype(np.int8)
     found = jax.jit(lambda x: multiply_int32(x, kernel, limits[1]))(codes)
     np.testing.assert_array_equal(found, codes.astype(np.int64) @ kernel.astype(np.int64))
@@ -24,7 +25,8 @@ def test_a_product_is_the_same_for_one_row_and_for_many(rows, limits):
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
 def test_a_pointwise_convolution_is_a_product_at_each_place(strides, limits):
     rng = np.random.default_rng(strides[0])
-    codes = rng.integers(*limits, (2, 5, 7, 9), endpoint=True).astype(np.uint8 if limits[1] > 127 else np.int8)
+    low, high = limits
+    codes = rng.integers(low, high, (2, 5, 7, 9), endpoint=True).astype(np.uint8 if limits[1] > 127 else np.int8)
     kernel = rng.integers(-128, 127, (1, 1, 9, 4), endpoint=True).astype(np.int8)
     window = Window(strides, ((0, 0), (0, 0)), (1, 1), (1, 1))
     run = jax.jit(lambda x: convolve_int32(x, kernel, window, limits[1]))
