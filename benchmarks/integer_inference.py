@@ -19,6 +19,7 @@ by the clock and of the processor, which is what counts on a busy machine.
 import argparse
 import ctypes
 import dataclasses
+import functools
 import gc
 import subprocess
 import sys
@@ -118,18 +119,11 @@ def measure(which: str, name: str, batch: int, size: int) -> None:
     jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.ones(8)))
     if which == "float":
         run = float_function(name, batch, size)
-    elif which != "nothing":
-        program = lq.integer.load(which)
-        codes = jnp.asarray(images(batch, size))
-
-        def run():
-            return program.integer_body(codes)
-
+    elif which == "nothing":
+        run = functools.partial(jnp.zeros, ())
     else:
-
-        def run():
-            return None
-
+        program = lq.integer.load(which)
+        run = functools.partial(program.integer_body, jnp.asarray(images(batch, size)))
     jax.block_until_ready(run())
     whole = _largest_resident()
     gc.collect()
