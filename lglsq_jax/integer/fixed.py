@@ -95,5 +95,10 @@ def split(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (wide >> 32).astype(np.int32), (wide & 0xFFFFFFFF).astype(np.uint32)
 
 
+def join(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Returns the int64 numbers of which ``split`` made the halves."""
+    return (high.astype(np.int64) << 32) + low.astype(np.int64)
+
+
 def _halves(number: int) -> tuple[int, int]:
     return number >> 32, number & 0xFFFFFFFF

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .dimensions import Batch, decode
+from .fixed import join
 from .program import Instruction, IntegerProgram
 
 PRODUCTS = ("convolve", "multiply")
@@ -135,7 +136,7 @@ def _requantizer(step: Instruction) -> Requantizer:
     attributes, constants = step.attributes, dict(step.constants)
     if step.op == "rescale":
         high, low = constants.pop("bias_high"), constants.pop("bias_low")
-        constants["bias"] = (high.astype(np.int64) << 32) + low
+        constants["bias"] = join(high, low)
     return Requantizer(
         op=step.op,
         terms=len(step.inputs),

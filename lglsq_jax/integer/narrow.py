@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .fixed import FixedPoint
-from .nearest import made_nearest
+from .fixed import FixedPoint, join
+from .nearest import MOST_CODES, made_nearest
 from .node import INT32_MAX, Node
 from .ties import tie_correction
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .program import Instruction
 
 _ROOM = 53  # shifts and sums that int64 surely holds
-_MOST_CODES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,7 @@ def narrow_form(
         ends: the smallest and the largest ``n``.
     """
     low, high = codes
-    if shift > _ROOM - 10 or high - low >= _MOST_CODES or np.abs(bias).max(initial=0) >= 2**_ROOM:
+    if shift > _ROOM - 10 or high - low >= MOST_CODES or np.abs(bias).max(initial=0) >= 2**_ROOM:
         return None
     correction = tie_correction(multiplier, bias, shift, *ends)
     if correction is None:
@@ -172,7 +171,7 @@ def prepared(instructions: "tuple[Instruction, ...]") -> "tuple[Instruction, ...
         term = instructions[step.inputs[0]]
         if term.shape != step.shape:
             return step
-        bias = (step.constants["bias_high"].astype(np.int64) << 32) + step.constants["bias_low"].astype(np.int64)
+        bias = join(step.constants["bias_high"], step.constants["bias_low"])
         codes, shift = (step.attributes["low"], step.attributes["high"]), step.attributes["shift"]
         clamp = step.attributes["clamp"]
         if clamp is not None and [(high << 32) + low for high, low in clamp] != [code << shift for code in codes]:

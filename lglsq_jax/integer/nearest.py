@@ -8,7 +8,7 @@ import numpy as np
 from .fixed import FixedPoint, least_sums
 from .node import INT32_MAX, Node, aligned
 
-_MOST_CODES = 256
+MOST_CODES = 256
 _TRIED = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # changes of a multiplier's last digit
 _UNSET = 99
 _LARGEST_SUM = 2.0**62
@@ -53,7 +53,7 @@ class _Rows:
 
 def is_code(node: Node) -> bool:
     """Whether a rescale makes codes of one integer tensor, of which nearness can be proved."""
-    return len(node.inputs) == 1 and node.attributes["high"] - node.attributes["low"] < _MOST_CODES
+    return len(node.inputs) == 1 and node.attributes["high"] - node.attributes["low"] < MOST_CODES
 
 
 def made_nearest(node: Node, fixed: FixedPoint) -> FixedPoint | None:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import lglsq_jax as lq
-from lglsq_jax.integer.fixed import split
+from lglsq_jax.integer.fixed import join, split
 
 from .checks import normal, verified
 
@@ -137,7 +137,7 @@ def test_codes_that_differ_by_one_without_a_tie_do_not_excuse_a_class(model, pro
 def bias_of(program) -> tuple[int, np.ndarray]:
     """The shift and the 64-bit bias of the first rescale."""
     step = next(step for step in program.instructions if step.op == "rescale")
-    return step.attributes["shift"], (step.constants["bias_high"].astype(np.int64) << 32) + step.constants["bias_low"]
+    return step.attributes["shift"], join(step.constants["bias_high"], step.constants["bias_low"])
 
 
 def test_the_model_of_other_weights_is_another_model(program):

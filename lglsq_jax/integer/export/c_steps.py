@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..arrange import ARRANGE
+from ..fixed import join
 from .body import Step
 
 OPERATIONS = (
@@ -69,7 +70,7 @@ def _elementwise(step: Step, inputs: Sequence[Step]) -> CStep:
     rest: list[int] = []
     if step.instruction.op == "rescale":
         high, low = constants.pop("bias_high"), constants.pop("bias_low")
-        constants = {"bias": (high.astype(np.int64) << 32) + low.astype(np.int64), **constants}
+        constants = {"bias": join(high, low), **constants}
         clamp = own["clamp"] or [[0, 0], [0, 0]]
         halves = [number for pair in clamp for number in pair]
         shifts = own.get("term_shifts", [0] * len(inputs))
