@@ -3,10 +3,11 @@
     python fuzz/architectures.py [--inputs 2000] [--seed 0]
 
 Each network has its own depth, branches (residual, dense, squeeze-and-excite), strides, groups, activations, bits and
-scales. For each it is checked that the integer body holds no float at any depth, that every layer gives the codes that
-the model makes of the same inputs, or at a rounding tie the next one, and that the chosen class is the same or has a
-tie to explain it; and that 99.9 % of the codes are equal, ties or not, of all networks together and in each of all but
-one of 20. The first network that fails is printed with its seed, and the status is 1.
+scales; in a third of them the values of each block are as small as 2^-30 or as large as 2^30. For each it is checked
+that the integer body holds no float at any depth, that every layer gives the codes that the model makes of the same
+inputs, or at a rounding tie the next one, and that the chosen class is the same or has a tie to explain it; and that
+99.9 % of the codes are equal, ties or not, of all networks together and in each of all but one of 20. The first network
+that fails is printed with its seed, and the status is 1.
 """
 
 import argparse
@@ -116,6 +117,11 @@ class Network(nnx.Module):
             blocks.append(Block(channels, rng, rngs))
             channels = blocks[-1].channels
         self.blocks = nnx.List(blocks)
+        sizes = np.random.default_rng([seed, 1])
+        far = sizes.integers(3) == 0
+        self.exponents = tuple(int(sizes.integers(-30, 31)) if far else 0 for _ in blocks)
+        for block, exponent in zip(blocks, self.exponents, strict=True):
+            block.conv.kernel[...] = block.conv.kernel[...] * 2.0**exponent
         self.pool = str(rng.choice(["mean", "max"]))
         self.pooled = lq.Quantizer(lq.QuantSpec(8))
         specs = {"weights": lq.QuantSpec(8, channel_axis=-1), "inputs": lq.QuantSpec(8, batch_axis=0)}
@@ -131,8 +137,8 @@ class Network(nnx.Module):
     def __str__(self) -> str:
         blocks = ", ".join(
             f"{b.kind} {b.conv.kernel_size} groups {b.conv.feature_group_count} W{b.conv.weights.bits}"
-            f"A{b.conv.inputs.bits} {b.activation}"
-            for b in self.blocks
+            f"A{b.conv.inputs.bits} {b.activation} 2^{exponent}"
+            for b, exponent in zip(self.blocks, self.exponents, strict=True)
         )
         return f"{'raw pixels' if self.raw else 'images'}: {blocks}; {self.pool}"
 
