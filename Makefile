@@ -31,7 +31,7 @@ test: export XLA_FLAGS := --xla_cpu_use_fusion_emitters=false --xla_backend_opti
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
-long: $(STAMP) ## run the tests that take minutes: each recipe from end to end, the largest networks as integers
+long: $(STAMP) ## run the tests that take minutes: recipes, runs that stop and go on, the largest networks as integers
 	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal -m long $(ARGS)
 
 check: $(STAMP) ## check format, lint and types

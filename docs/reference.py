@@ -15,7 +15,8 @@ import lglsq_jax as lq
 PAGE = Path(__file__).with_name("reference.md")
 SECTIONS = (
     ("Numerics", ("QuantSpec", "quantize", "dequantize", "fake_quantize", "init_scale")),
-    ("Layers", ("QuantConv", "QuantLinear", "Quantizer", "Normalize", "BatchNorm", "Scale", "Offset", "Progress")),
+    ("Layers", ("QuantConv", "QuantLinear", "Quantizer", "Identity", "Normalize", "BatchNorm", "Scale", "Offset",
+                "Progress")),
     ("Whole models", ("Rule", "quantize_model", "calibrate", "set_progress", "compute_in", "accumulate_gradients",
                       "set_batch_norm_groups", "reestimate_batch_norm")),
     ("Bits by layer", ("allocate_bits", "layer_divergence", "multiply_adds")),

@@ -33,6 +33,7 @@ _WHERE = {
     "QuantConv": "layers",
     "QuantLinear": "layers",
     "Quantizer": "layers",
+    "Identity": "identity",
     "Normalize": "normalize",
     "Scale": "layers",
     "Offset": "layers",

@@ -138,7 +138,7 @@ def with_bits(model: nnx.Module, rules: Sequence[Rule], bits: Mapping[str, tuple
     """
     rules, paths, added = list(rules), {path for path, _ in products(model)}, []
     for path, (weights, inputs) in bits.items():
-        matching = [rule for rule in rules if re.fullmatch(rule.pattern, path)]
+        matching = [rule for rule in rules if rule.values is None and re.fullmatch(rule.pattern, path)]
         last = matching[-1] if matching and path in paths else None
         if last is None or last.weights is None or last.inputs is None:
             raise ValueError(f"`bits` must name layers that the rules quantize, got {path!r}")

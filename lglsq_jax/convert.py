@@ -14,10 +14,10 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from .calibration import STARTS, init_scale
-from .layers import QuantConv, QuantLinear
+from .layers import QuantConv, Quantizer, QuantLinear
 from .observe import observed
 from .ops.floats import conv_general_dilated
-from .paths import QuantLayer, products, quantized_layers
+from .paths import QuantLayer, places, products, quantized_layers
 from .spec import QuantSpec
 
 
@@ -29,52 +29,65 @@ class Rule:
         pattern: regular expression that must match a layer's whole path, such as ``r"layer1/.*"``.
         weights: quantizer of the kernel; None leaves it float.
         inputs: quantizer of the inputs; None leaves them float.
+        values: quantizer of what goes through an ``Identity``, such as the end of a residual branch; None leaves it
+            float.
 
     Raises:
-        ValueError: the pattern is not a regular expression.
+        ValueError: the pattern is not a regular expression, or ``values`` stand beside one of the others.
         TypeError: a spec is not a ``QuantSpec``.
     """
 
     pattern: str
     weights: QuantSpec | None = None
     inputs: QuantSpec | None = None
+    values: QuantSpec | None = None
 
     def __post_init__(self):
         try:
             re.compile(self.pattern)
         except re.error as error:
             raise ValueError(f"`pattern` must be a regular expression, got {self.pattern!r}: {error}") from None
-        for name in ("weights", "inputs"):
+        for name in ("weights", "inputs", "values"):
             spec = getattr(self, name)
             if spec is not None and not isinstance(spec, QuantSpec):
                 raise TypeError(f"`{name}` must be a QuantSpec or None, got {spec!r}")
+        if self.values is not None and (self.weights is not None or self.inputs is not None):
+            raise ValueError("`values` must stand in a rule of their own, without `weights` and `inputs`")
 
 
 def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
     """Returns a copy of ``model`` whose convolutions and linear layers are quantized by rules.
 
     Float weights, batch statistics and everything else are kept. The last rule whose pattern matches a layer's whole
-    path decides; layers that none matches stay float. Scales are not set: call ``calibrate`` next.
+    path decides; layers that none matches stay float. At each ``Identity``, the last matching rule that has ``values``
+    does. Scales are not set: call ``calibrate`` next.
 
     Args:
         model: any nnx model; it is not changed.
         rules: in order.
 
     Raises:
-        ValueError: there is no rule, or a rule matches no convolution or linear layer (the message lists the paths).
+        ValueError: there is no rule, or a rule matches no layer or place that it is for (the message lists the paths).
     """
     rules = list(rules)
     if not rules:
         raise ValueError('`rules` must hold at least one rule, such as Rule(".*", weights=spec, inputs=spec), got none')
     model = nnx.clone(model)
     layers = products(model)
+    open_places = places(model)
     for rule in rules:
-        if not any(re.fullmatch(rule.pattern, path) for path, _ in layers):
-            paths = ", ".join(repr(path) for path, _ in layers) or "none"
-            raise ValueError(f"rule {rule.pattern!r} matches no convolution or linear layer; their paths are: {paths}")
+        found = open_places if rule.values is not None else layers
+        if not any(re.fullmatch(rule.pattern, path) for path, _ in found):
+            kind = "`Identity` for its `values`" if rule.values is not None else "convolution or linear layer"
+            paths = ", ".join(repr(path) for path, _ in found) or "none"
+            raise ValueError(f"rule {rule.pattern!r} matches no {kind}; their paths are: {paths}")
     replaced = {}
+    for path, place in open_places:
+        values = [rule.values for rule in rules if rule.values is not None and re.fullmatch(rule.pattern, path)]
+        if values:
+            replaced[id(place)] = Quantizer(values[-1])
     for path, layer in layers:
-        matching = [rule for rule in rules if re.fullmatch(rule.pattern, path)]
+        matching = [rule for rule in rules if rule.values is None and re.fullmatch(rule.pattern, path)]
         if matching and (matching[-1].weights is not None or matching[-1].inputs is not None):
             replaced[id(layer)] = _quantized_copy(path, layer, matching[-1])
     if id(model) in replaced:
@@ -87,7 +100,7 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
                 cast(nnx.List, parent)[name] = replaced[id(child)]
             else:
                 setattr(parent, str(name), replaced[id(child)])
-    left = [path for path, layer in products(model) if id(layer) in replaced]
+    left = [path for path, layer in (*products(model), *places(model)) if id(layer) in replaced]
     if left:
         raise ValueError(f"cannot replace the layers {', '.join(left)}: hold them as attributes or in an nnx.List")
     return model

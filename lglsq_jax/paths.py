@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from flax import nnx
 
+from .identity import Identity
 from .layers import QuantConv, Quantizer, QuantLinear
 
 QuantLayer = QuantConv | QuantLinear | Quantizer
@@ -23,6 +24,12 @@ def named_modules(model: nnx.Module) -> Iterator[tuple[str, nnx.Module]]:
 def products(model: nnx.Module) -> list[tuple[str, nnx.Conv | nnx.Linear]]:
     """Returns the convolutions and linear layers, quantized or not, in the order in which the model holds them."""
     found = [(path, module) for path, module in named_modules(model) if isinstance(module, nnx.Conv | nnx.Linear)]
+    return sorted(found, key=lambda item: _natural(item[0]))
+
+
+def places(model: nnx.Module) -> list[tuple[str, Identity]]:
+    """Returns where a rule may put a ``Quantizer``, in the order in which the model holds the places."""
+    found = [(path, module) for path, module in named_modules(model) if isinstance(module, Identity)]
     return sorted(found, key=lambda item: _natural(item[0]))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import jax
 import pytest
 
 from tests.short_run import ROOT, SHORT
+
+gc.set_threshold(50_000, 50, 100)  # JAX holds millions of objects, and each collection walks them
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, database=None)

@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 import lglsq_jax as lq
+from lglsq_jax.paths import quantized_layers
 
 WEIGHTS = lq.QuantSpec(4, channel_axis=-1)
 INPUTS = lq.QuantSpec(4, batch_axis=0)
@@ -108,6 +109,45 @@ def test_the_last_match_wins_and_the_pattern_covers_the_whole_path():
     assert quantized_paths(only) == ["blocks/0/rest/1"]
 
 
+class Branches(nnx.Module):
+    """Places for quantizers, a quantizer of the user's own, and a layer, whose path a place has in common."""
+
+    def __init__(self, rngs):
+        self.inner = nnx.Linear(4, 4, rngs=rngs)
+        self.branch, self.out = lq.Identity(), nnx.List([lq.Identity()])
+        self.own = lq.Quantizer(INPUTS)
+
+    def __call__(self, x):
+        return self.out[0](self.own(x) + self.branch(self.inner(x)))
+
+
+def paths_of(model) -> list[str]:
+    return [path for path, _ in quantized_layers(model)]
+
+
+def test_values_of_a_rule_go_to_places_and_nothing_else_does():
+    model, eight = Branches(nnx.Rngs(0)), lq.QuantSpec(8, batch_axis=0)
+    layers = lq.quantize_model(model, EVERYTHING)
+    assert paths_of(layers) == ["inner", "own"] and type(layers.branch) is lq.Identity
+    rules = [*EVERYTHING, lq.Rule(".*", values=INPUTS), lq.Rule("out/0", values=eight)]
+    every = lq.quantize_model(model, rules)
+    assert paths_of(every) == ["branch", "inner", "out/0", "own"]
+    assert every.branch.inputs == INPUTS and every.out[0].inputs == eight and every.inner.inputs == INPUTS
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)
+    lq.calibrate(every, [x])
+    step = float(every.out[0].input_scale[...])
+    np.testing.assert_allclose(every(x) / step, np.rint(every(x) / step), atol=1e-4)
+    assert type(model.branch) is lq.Identity
+    np.testing.assert_array_equal(model.branch(x), x)
+
+
+def test_values_that_have_no_place_are_one_sentence():
+    with pytest.raises(
+        ValueError, match=r"^rule 'inner' matches no `Identity` for its `values`; .*: 'branch', 'out/0'$"
+    ):
+        lq.quantize_model(Branches(nnx.Rngs(0)), [lq.Rule("inner", values=INPUTS)])
+
+
 def test_a_rule_that_matches_nothing_lists_the_paths():
     with pytest.raises(ValueError) as caught:
         lq.quantize_model(nested(), [*EVERYTHING, lq.Rule("block/0", weights=WEIGHTS)])
@@ -122,6 +162,7 @@ def test_a_rule_that_matches_nothing_lists_the_paths():
         (lambda: lq.Rule("layer[1"), ValueError, r"`pattern` must be a regular expression, got 'layer\[1': "),
         (lambda: lq.Rule(".*", weights=4), TypeError, "`weights` must be a QuantSpec or None, got 4"),
         (lambda: lq.Rule(".*", inputs="w"), TypeError, "`inputs` must be a QuantSpec or None, got 'w'"),
+        (lambda: lq.Rule(".*", inputs=INPUTS, values=INPUTS), ValueError, "`values` must stand in a rule of their own"),
         (lambda: lq.quantize_model(nested(), []), ValueError, "`rules` must hold at least one rule"),
         (lambda: lq.quantize_model(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), EVERYTHING), ValueError, ".* paths are: none$"),
         (

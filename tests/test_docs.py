@@ -20,7 +20,7 @@ from lglsq_jax.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
 
-SLOW = ("tutorial.md", "own-model.md", "paper-row.md")
+LONG = ("tutorial.md", "paper-row.md")
 
 # A block that cannot run here says why in a comment before it: <!-- not run: reason -->
 BLOCK = re.compile(r"^(<!-- not run: \S[^\n]*-->\n+)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,7 +33,7 @@ def examples(text: str) -> list[tuple[int, str]]:
 
 
 WITH_EXAMPLES = [
-    pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else [])
+    pytest.param(page, id=page.name, marks=[pytest.mark.long] if page.name in LONG else [])
     for page in PAGES
     if examples(page.read_text())
 ]
@@ -150,6 +150,7 @@ def test_the_reference_is_up_to_date():
     assert (ROOT / "docs/reference.md").read_text() == module.reference(), "run: python docs/reference.py"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_a_trained_run_goes_on_a_chip(finished_run, command, tmp_path, monkeypatch, capsys):
     """The commands of chip.md, on the run of the tests and into a folder of its own."""

@@ -28,7 +28,7 @@ ROWS = {
         "observe",
         "paths",
     },
-    "layer": {"layers", "normalize"},
+    "layer": {"identity", "layers", "normalize"},
     "function": {"ops"},
     "numerics": {
         "quantizers",

@@ -37,6 +37,7 @@ study = Study(
                 Variant(
                     "bits-by-layer", {"quantized.bit_choices": (2, 3, 4), "quantized.size_budget": 2.5}
                 ),  # larger: to be seen beside the others, not instead of them
+                Variant("stream-8", {"quantized.stream_bits": 8}),
                 Variant("ends-x0.1", {"quantized.learning_rates": (("(conv1|fc)/.*", 0.1),)}),
                 Variant("batch-norm-x0.1", {"quantized.learning_rates": ((".*/(bn[12]|downsample/1)/.*", 0.1),)}),
             ),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..identity import Identity
 from .parts import apply, batch_norm, check_images, conv, require_count
 
 # Table 2 of the paper: expansion, channels, blocks, stride of the first block.
@@ -36,7 +37,7 @@ class InvertedResidual(nnx.Module):
     """1x1 expansion, 3x3 depthwise and linear 1x1 convolution, with a shortcut where the shapes allow one.
 
     Modules, as in TorchVision: ``conv/0`` (expansion, absent where it is 1), the depthwise one, then convolution and
-    batch norm without an activation.
+    batch norm without an activation. Places for quantizers of the residual stream: ``branch``, and after a sum ``out``.
     """
 
     def __init__(self, in_features: int, out_features: int, stride: int, expansion: int, *, rngs: nnx.Rngs):
@@ -45,12 +46,15 @@ class InvertedResidual(nnx.Module):
         layers = [] if expansion == 1 else [_conv_norm(in_features, hidden, 1, 1, rngs)]
         layers.append(_conv_norm(hidden, hidden, 3, stride, rngs, groups=hidden))
         self.conv = nnx.List([*layers, conv(hidden, out_features, 1, 1, rngs), batch_norm(out_features, rngs)])
+        self.branch = Identity()
+        self.out = Identity() if self.has_shortcut else None
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         y = x
         for part in self.conv:
             y = apply(part, y) if isinstance(part, nnx.List) else part(y)
-        return x + y if self.has_shortcut else y
+        y = self.branch(y)
+        return y if self.out is None else self.out(x + y)
 
 
 class MobileNetV2(nnx.Module):

@@ -14,7 +14,11 @@ _END_BITS = 8
 
 
 def recommended_rules(
-    model: nnx.Module, *, weights: QuantSpec | None = None, inputs: QuantSpec | None = None
+    model: nnx.Module,
+    *,
+    weights: QuantSpec | None = None,
+    inputs: QuantSpec | None = None,
+    stream: QuantSpec | None = None,
 ) -> list[Rule]:
     """Rules for ``quantize_model``: the given quantizers inside the network, 8 bits at its two ends.
 
@@ -28,21 +32,36 @@ def recommended_rules(
         weights: quantizer of the inner layers' weights; None leaves all weights in float.
         inputs: quantizer of the inner layers' inputs, unsigned where a network has only ReLUs between its layers; it is
             made signed for the inputs that follow no ReLU. None leaves all inputs in float.
+        stream: quantizer of the residual stream, usually of 8 bits: of what the stem gives, of both sides of every
+            addition and of its result, for runtimes and chips that add bytes; its sign is that of the value. None
+            adds unrounded values.
 
     Raises:
+        ValueError: ``stream`` is given for a network without residual additions.
         TypeError: there are no rules for this kind of model.
     """
     own = getattr(model, "quantization_rules", None)
     if own is not None:
+        if stream is not None:
+            raise ValueError(
+                f"`stream` must be None for {type(model).__name__}, which has quantization_rules of its own: give them "
+                "a Rule with `values`, or the model a Quantizer"
+            )
         return own(weights, inputs)
     for kind, rules in _RULES.items():
         if isinstance(model, kind):
-            return rules(weights, inputs)
+            return rules(weights, inputs) + (_stream_rules(model, stream) if stream is not None else [])
     known = ", ".join(kind.__name__ for kind in _RULES)
     raise TypeError(
         f"`model` must be one of the networks with recommended rules ({known}), got {type(model).__name__}; "
         "give it a method quantization_rules(weights, inputs), or write a list of Rule"
     )
+
+
+def _stream_rules(model: nnx.Module, stream: QuantSpec) -> list[Rule]:
+    if not (patterns := _STREAMS[type(model)]):
+        raise ValueError(f"`stream` must be None for {type(model).__name__}, which has no residual additions")
+    return [Rule(pattern, values=dataclasses.replace(stream, signed=signed)) for pattern, signed in patterns]
 
 
 def _resnet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
@@ -108,4 +127,10 @@ def _of_a_matrix(spec: QuantSpec | None) -> QuantSpec | None:
     return dataclasses.replace(spec, channel_axis=1)
 
 
+# Where the residual stream may be quantized, and whether there are values below zero.
+_STREAMS: dict[type, list[tuple[str, bool]]] = {
+    ResNet: [(r"stem|.*/out", False), (r".*/branch", True), (r".*/downsample/2", True)],
+    MobileNetV2: [(r"features/\d+/(branch|out)", True)],
+    ShuffleNetV2: [],
+}
 _RULES = {ResNet: _resnet_rules, MobileNetV2: _mobilenet_rules, ShuffleNetV2: _shufflenet_rules}

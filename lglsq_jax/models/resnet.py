@@ -13,14 +13,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..identity import Identity
 from .parts import apply, batch_norm, check_images, conv, linear, require_count
 
 
 def _shortcut(in_features: int, out_features: int, stride: int, rngs: nnx.Rngs) -> nnx.List | None:
-    """Convolution and batch norm that fit the block's input to its output; None where it fits already."""
+    """Convolution, batch norm and a place for a quantizer, from the block's input; None where it fits already."""
     if stride == 1 and in_features == out_features:
         return None
-    return nnx.List([conv(in_features, out_features, 1, stride, rngs), batch_norm(out_features, rngs)])
+    return nnx.List([conv(in_features, out_features, 1, stride, rngs), batch_norm(out_features, rngs), Identity()])
 
 
 class BasicBlock(nnx.Module):
@@ -33,12 +34,14 @@ class BasicBlock(nnx.Module):
         self.bn1 = batch_norm(features, rngs)
         self.conv2 = conv(features, features, 3, 1, rngs)
         self.bn2 = batch_norm(features, rngs)
+        self.branch = Identity()
         self.downsample = _shortcut(in_features, features, stride, rngs)
+        self.out = Identity()
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         y = nnx.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return nnx.relu(y + apply(self.downsample, x))
+        y = self.branch(self.bn2(self.conv2(y)))
+        return self.out(nnx.relu(y + apply(self.downsample, x)))
 
 
 class Bottleneck(nnx.Module):
@@ -54,20 +57,23 @@ class Bottleneck(nnx.Module):
         self.bn2 = batch_norm(features, rngs)
         self.conv3 = conv(features, out_features, 1, 1, rngs)
         self.bn3 = batch_norm(out_features, rngs)
+        self.branch = Identity()
         self.downsample = _shortcut(in_features, out_features, stride, rngs)
+        self.out = Identity()
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = nnx.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return nnx.relu(y + apply(self.downsample, x))
+        y = self.branch(self.bn3(self.conv3(y)))
+        return self.out(nnx.relu(y + apply(self.downsample, x)))
 
 
 class ResNet(nnx.Module):
     """A stem, stages of residual blocks, the mean over all positions, and one linear layer.
 
     Modules, by path: ``conv1``, ``bn1``, ``layer1/0/conv1``, ..., ``layer2/0/downsample/0`` (convolution) and
-    ``layer2/0/downsample/1`` (batch norm), ..., ``fc``.
+    ``layer2/0/downsample/1`` (batch norm), ..., ``fc``. Places for quantizers of the residual stream: ``stem``,
+    ``layer1/0/branch``, ``layer1/0/out``, ``layer2/0/downsample/2``, ...
 
     ``model.train()`` normalises by the batch and updates the running statistics, ``model.eval()`` uses them.
 
@@ -108,6 +114,7 @@ class ResNet(nnx.Module):
 
         self.conv1 = conv(in_channels, widths[0], stem_kernel, stem_stride, rngs)
         self.bn1 = batch_norm(widths[0], rngs)
+        self.stem = Identity()
         features = widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             blocks = []
@@ -126,7 +133,7 @@ class ResNet(nnx.Module):
             ValueError: ``images`` is not a batch of images with ``in_channels`` channels.
         """
         check_images(images, self.in_channels)
-        x = nnx.relu(self.bn1(self.conv1(images)))
+        x = self.stem(nnx.relu(self.bn1(self.conv1(images))))
         if self.stem_pool:
             border = ((1, 1), (1, 1))
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=border)  # pyright: ignore[reportArgumentType]

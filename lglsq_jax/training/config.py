@@ -111,6 +111,9 @@ class QuantizedConfig(BitOptions, PhaseConfig):
     """Bits of the weights, 2 to 8; the first and the last layer have 8."""
     input_bits: int = 3
     """Bits of the layers' inputs, 2 to 8; the first and the last layer have 8."""
+    stream_bits: int | None = None
+    """Bits of the residual stream, 2 to 8: what the stem gives, both sides of every addition and its result, for
+    runtimes and chips that add bytes. None: values are added unrounded."""
     per_channel: bool = False
     """Give each output channel of a kernel its own scale."""
     scale_learning_rate: float | None = None
@@ -151,6 +154,8 @@ class QuantizedConfig(BitOptions, PhaseConfig):
             raise UserError(str(error).replace("`name`", "`method`")) from None
         for field in ("weight_bits", "input_bits"):
             check_whole(field, getattr(self, field), 2, 8)
+        if self.stream_bits is not None:
+            check_whole("stream_bits", self.stream_bits, 2, 8)
         if not isinstance(self.per_channel, bool):
             raise UserError(f"`per_channel` must be True or False, got {self.per_channel!r}")
         if self.scale_learning_rate is not None:

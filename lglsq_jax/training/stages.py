@@ -75,4 +75,8 @@ def quantization_rules(config: TrainConfig, model: nnx.Module, chosen: LayerBits
     axis = 3 if settings.per_channel else None
     weights = QuantSpec(settings.weight_bits, signed=True, channel_axis=axis, method=method)
     inputs = QuantSpec(settings.input_bits, signed=False, batch_axis=0, method=method)
-    return with_bits(model, recommended_rules(model, weights=weights, inputs=inputs), chosen or {})
+    stream = None
+    if settings.stream_bits is not None:
+        stream = dataclasses.replace(inputs, bits=settings.stream_bits)
+    rules = recommended_rules(model, weights=weights, inputs=inputs, stream=stream)
+    return with_bits(model, rules, chosen or {})

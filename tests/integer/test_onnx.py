@@ -387,10 +387,10 @@ class Mobile(nnx.Module):
         return self.fc(x.mean((1, 2)))
 
 
-def resnet8():
+def resnet8(stream: lq.QuantSpec | None = None):
     model = lq.models.resnet8(num_classes=6, in_channels=1, stem_stride=2, rngs=nnx.Rngs(0))
     inputs = lq.QuantSpec(4, signed=False, batch_axis=0)
-    return network(model, lq.models.recommended_rules(model, weights=WEIGHTS, inputs=inputs), 8, 1)
+    return network(model, lq.models.recommended_rules(model, weights=WEIGHTS, inputs=inputs, stream=stream), 8, 1)
 
 
 def mobile():
@@ -406,8 +406,13 @@ def mobile():
 
 NETWORKS = {
     "resnet8": resnet8,
+    "resnet8 that adds bytes": lambda: resnet8(lq.QuantSpec(8, batch_axis=0)),
     "mobile": mobile,
 }
+
+
+def adds_bytes(program) -> bool:
+    return "layer1/0/branch" in {step.name for step in program.instructions}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -435,15 +440,22 @@ def test_the_qdq_form_chooses_the_class_of_the_program(whole, level):
     expected = np.asarray(program(images))
     found = run(folder / "qdq.onnx", images, level=level)
     same = np.abs(found - expected).max(1) <= 1e-4 * np.abs(expected).max()
-    assert same.mean() >= 0.9  # the others have a code on the other side of a tie
+    # The others have a code on the other side of a tie: an 8-bit stream has many codes, and more of them.
+    assert same.mean() >= (0.7 if adds_bytes(program) else 0.9)
     np.testing.assert_array_equal(found.argmax(1)[same], expected.argmax(1)[same])
 
 
 def test_products_become_kernels_of_bytes(whole, tmp_path):
-    _, _, folder = whole
+    """All of them but the last, and every addition, where nothing flows between layers but bytes."""
+    program, _, folder = whole
     session(folder / "qdq.onnx", optimized=tmp_path / "optimized.onnx")
     fused = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert fused.count("QLinearConv") >= 3
+    if not adds_bytes(program):
+        assert fused.count("QLinearConv") >= 3
+        return
+    assert fused.count("QLinearConv") == sum(step.op == "convolve" for step in program.instructions)
+    sums = [step for step in program.instructions if step.op == "rescale" and len(step.inputs) == 2]
+    assert len(sums) == 3 and all(program.instructions[n].high <= 255 for step in sums for n in step.inputs)
 
 
 def test_the_integer_form_holds_no_float_and_says_what_it_is(whole):

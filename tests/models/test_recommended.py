@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lglsq_jax import methods, models
-from lglsq_jax.convert import Rule
+from lglsq_jax.convert import Rule, quantize_model
+from lglsq_jax.identity import Identity
+from lglsq_jax.paths import places, quantized_layers
 from lglsq_jax.spec import QuantSpec
 
 from .test_mobile import filled
@@ -84,23 +86,23 @@ def test_mobile_networks_have_channel_scales_where_depthwise_and_signed_inputs_w
     assert signed == inputs_below_zero(build) - {ends[0]}
 
 
-def inputs_below_zero(build) -> set[str]:
-    """The layers whose inputs really go below zero, seen in a forward pass."""
-    graph, state = nnx.split(filled(build, num_classes=3))
+def inputs_below_zero(build, kind: type = nnx.Conv, **arguments) -> set[str]:
+    """The layers of a kind whose inputs really go below zero, seen in a forward pass."""
+    graph, state = nnx.split(filled(build, num_classes=3, **arguments))
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
     @jax.jit
     def smallest_inputs(state, images):
         model = nnx.merge(graph, state)
         names = {id(module): "/".join(map(str, path)) for path, module in nnx.iter_modules(model)}
-        seen, convolve = {}, nnx.Conv.__call__
+        seen, call = {}, kind.__call__
 
         def watched(self, x):
             seen[names[id(self)]] = x.min()
-            return convolve(self, x)
+            return call(self, x)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(nnx.Conv, "__call__", watched)
+            patch.setattr(kind, "__call__", watched)
             model(images)
         return seen
 
@@ -117,6 +119,33 @@ def test_narrow_signed_inputs_become_a_valid_unsigned_end():
     inputs = QuantSpec(bits=4, signed=True, narrow_range=True, batch_axis=0)
     last = last_match(models.recommended_rules(OUTLINES[0], inputs=inputs), "fc").inputs
     assert (last.signed, last.narrow_range) == (False, False)
+
+
+@pytest.mark.parametrize("build", [models.resnet8, models.mobilenet_v2])
+def test_a_stream_is_quantized_at_every_place_and_signed_where_it_goes_below_zero(build):
+    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    rules = models.recommended_rules(model, stream=QuantSpec(8, signed=False, batch_axis=0))
+    quantized = quantized_layers(quantize_model(model, rules))
+    assert [path for path, _ in quantized] == [path for path, _ in places(model)]
+    assert all(layer.inputs.bits == 8 for _, layer in quantized)
+    below_zero = {path for path, layer in quantized if layer.inputs.signed}
+    assert below_zero == inputs_below_zero(build, Identity, in_channels=3)
+    sums = [path for path, module in nnx.iter_modules(model) if getattr(module, "downsample", None) is not None]
+    ends = {path.rpartition("/")[2] for path, _ in places(model)}
+    assert ends == ({"stem", "branch", "out", "2"} if sums else {"branch", "out"})
+
+
+def test_a_stream_that_is_not_there_is_refused():
+    stream = QuantSpec(8, batch_axis=0)
+    with pytest.raises(ValueError, match="`stream` must be None for ShuffleNetV2, which has no residual additions"):
+        models.recommended_rules(nnx.eval_shape(lambda: models.shufflenet_v2(rngs=nnx.Rngs(0))), stream=stream)
+
+
+def test_a_model_with_rules_of_its_own_says_where_its_stream_is():
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    model.quantization_rules = lambda weights, inputs: []
+    with pytest.raises(ValueError, match="`stream` must be None for Linear, which has quantization_rules of its own"):
+        models.recommended_rules(model, stream=QuantSpec(8, batch_axis=0))
 
 
 def test_a_network_without_rules_is_refused():

@@ -71,6 +71,15 @@ def test_the_options_reach_every_quantizer():
     assert {spec.method for rule in plain for spec in (rule.weights, rule.inputs)} == {lq.methods.LG_LSQ}
 
 
+def test_the_stream_has_its_bits_in_every_stage():
+    model = find_network("resnet8").blank(3, 1, {})
+    settings = QuantizedConfig(progressive_bits=(8, 2), weight_bits=2, input_bits=2, epochs=4, stream_bits=6)
+    for stage in stages_of(TrainConfig(quantized=settings)):
+        rules = quantization_rules(stage.config, model)
+        assert {rule.values.bits for rule in rules if rule.values is not None} == {6}
+    assert all(rule.values is None for rule in quantization_rules(TrainConfig(), model))
+
+
 @pytest.mark.parametrize("how", ["mse", "lsq", "max"])
 def test_calibration_starts_each_channel_as_the_config_says(how):
     """Convolutions and the last matrix; the search for the least error is that of each output channel alone."""

@@ -54,7 +54,7 @@ def test_the_run_keeps_to_its_budget_and_every_command_sees_the_same_bits(chosen
     assert (chosen / "integer" / "program.safetensors").read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_killed_chooses_the_same_bits_again(chosen, tmp_path, command):
     folder = RunFolder(shutil.copytree(chosen, tmp_path / "killed"))
     kept = folder.bits_file.read_bytes()

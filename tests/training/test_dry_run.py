@@ -36,6 +36,7 @@ def went_the_whole_way(folder, output: str) -> dict:
     return summary
 
 
+@pytest.mark.long
 def test_the_digits_experiment_goes_the_whole_way_on_made_up_images(train, tmp_path):
     outcome = train("digits", "--model.stem-stride", 2, "--dry-run", "--run-dir", tmp_path / "dry")
     assert outcome.status == 0, outcome.error

@@ -110,7 +110,7 @@ def test_layers_of_many_bits_are_not_tracked():
         tracking.start(parameters, rest)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_devices_track_freeze_and_measure_the_same(tmp_path):
     code = f"""if True:
         import itertools, json, jax, numpy as np

@@ -55,7 +55,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_run_ends_with_the_same_state_to_the_bit(config, whole_run, tmp_path):
     folder, top1 = whole_run
     for steps in (3, 2):

@@ -56,7 +56,7 @@ def metrics(folder: Path) -> list[dict]:
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_parameters(finished_run, cache, tmp_path, command):
     folder, chance = tmp_path / "killed", random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         process, before = start(folder, cache), last_step(folder)
         while process.poll() is None and last_step(folder) == before:
             time.sleep(0.01)
@@ -99,7 +99,13 @@ def test_twenty_kills_at_any_moment_change_nothing(finished_run, cache, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGINT, 130, id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.long),
+    ],
+)
 def test_a_polite_stop_saves_and_says_so(number, status, finished_run, cache, tmp_path, command):
     folder = tmp_path / "stopped"
     process = start(folder, cache)

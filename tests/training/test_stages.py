@@ -72,7 +72,7 @@ def test_a_stage_begins_with_the_weights_of_the_one_before_and_scales_of_its_own
     assert after[scale] > 1.5 * before[scale]  # 2 bits against 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "gone",
     [
@@ -96,7 +96,7 @@ def test_a_run_killed_in_any_stage_ends_with_the_same_parameters(gone, staged, t
     assert metrics(folder.path) == metrics(staged)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_polite_stop_in_the_first_stage_leaves_a_network_of_that_stage(staged, tmp_path, command):
     folder = cut(staged, tmp_path / "stopped", "checkpoints", "metrics.jsonl")
     _, config = RunFolder.existing(folder.path)
