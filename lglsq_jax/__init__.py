@@ -37,7 +37,7 @@ _WHERE = {
     "Normalize": "normalize",
     "Scale": "layers",
     "Offset": "layers",
-    "Progress": "layers",
+    "Progress": "variables",
     "Rule": "convert",
     "quantize_model": "convert",
     "calibrate": "convert",

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .paths import named_modules
+from .variables import RunningStatistic
 
 Statistics = Mapping[str, tuple[Array, Array]]
 """Mean and variance of what a batch norm sees, by its path."""
@@ -28,6 +29,10 @@ class BatchNorm(nnx.BatchNorm):
     """
 
     groups: int = 1
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mean, self.var = (RunningStatistic(statistic[...]) for statistic in (self.mean, self.var))
 
     def __call__(self, x, use_running_average=None, *, mask=None):
         """Normalises; arguments and result as in ``nnx.BatchNorm``."""

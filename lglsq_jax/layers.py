@@ -17,6 +17,7 @@ from .deferred import Deferred, defer, dequantize_deferred, fake_quantize_deferr
 from .ops import Window, quantized_conv, quantized_matmul
 from .quantizers import check_scale, fake_quantize
 from .spec import QuantSpec
+from .variables import Progress
 
 
 class Scale(nnx.Param):
@@ -25,10 +26,6 @@ class Scale(nnx.Param):
 
 class Offset(nnx.Param):
     """A quantizer's learned offset (LSQ+), in the unit of what it quantizes; NaN until it is calibrated."""
-
-
-class Progress(nnx.Variable):
-    """Training progress in [0, 1] as a float32 scalar; ``set_progress`` writes it."""
 
 
 class _Quantized:

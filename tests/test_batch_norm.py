@@ -81,3 +81,30 @@ def test_groups_that_cannot_be_are_refused():
         lq.set_batch_norm_groups(norm, 0)
     with pytest.raises(ValueError, match=r"'layers/0' must be lq.BatchNorm"):
         lq.set_batch_norm_groups(nnx.Sequential(nnx.BatchNorm(3, rngs=nnx.Rngs(0))), 2)
+
+
+def test_a_traced_step_sets_statistics_and_progress_without_asking_for_a_sharding(monkeypatch):
+    """JAX would walk the whole trace for the error message, once for each of them."""
+
+    def refuse(tracer):
+        raise AssertionError("the sharding of a traced value was asked for")
+
+    layer = lq.QuantLinear(3, 4, weights=lq.QuantSpec(4), inputs=lq.QuantSpec(4), rngs=nnx.Rngs(0))
+    model = nnx.Sequential(layer, lq.BatchNorm(4, rngs=nnx.Rngs(0)))
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    lq.calibrate(model, [x])
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def step(state, x, progress):
+        model = nnx.merge(graph, state, copy=True)
+        lq.set_progress(model, progress)
+        return model(x), nnx.state(model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.core.Tracer, "sharding", property(refuse))
+        found, after = step(state, x, 0.25)
+    lq.set_progress(model, 0.25)
+    np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after["layers"][1]["mean"][...], model.layers[1].mean[...], rtol=1e-5)
+    assert float(after["layers"][0]["progress"][...]) == 0.25 and np.abs(model.layers[1].mean[...]).max() > 0

@@ -28,7 +28,7 @@ ROWS = {
         "observe",
         "paths",
     },
-    "layer": {"identity", "layers", "normalize"},
+    "layer": {"identity", "layers", "normalize", "variables"},
     "function": {"ops"},
     "numerics": {
         "quantizers",

@@ -7,7 +7,8 @@ import numpy as np
 
 from .affine import Affine
 from .dimensions import encode
-from .fixed import fixed_point_constants, split
+from .errors import LoweringError
+from .fixed import FixedPoint, fixed_point_constants, split
 from .narrow import narrow_constants
 from .nearest import is_code, made_nearest, nearest_steps
 from .node import Node, smallest_dtype
@@ -81,11 +82,21 @@ def _fuse(order: list[Node]) -> None:
         node.inputs = inner.inputs
 
 
+def _fixed(node: Node) -> FixedPoint | None:
+    """Returns the constants of a rescale; None where a staircase has to make its codes."""
+    if not is_code(node):
+        return fixed_point_constants(node)
+    try:
+        fixed = fixed_point_constants(node)
+    except LoweringError:
+        return None  # so steep that one number of a channel is within the clip: which one, the staircase tells
+    return narrow_constants(node, fixed) or made_nearest(node, fixed)
+
+
 def _instruction(node: Node, numbers: dict[int, int]) -> Instruction:
     op, attributes, constants = node.op, dict(node.attributes), dict(node.constants)
-    fixed = fixed_point_constants(node) if op == "rescale" else None
+    fixed = _fixed(node) if op == "rescale" else None
     if fixed is not None and is_code(node):
-        fixed = narrow_constants(node, fixed) or made_nearest(node, fixed)
         attributes["nearest"] = True
     if op == "rescale" and fixed is None:
         op, attributes = "staircase", {"dtype": smallest_dtype(node.attributes["low"], node.attributes["high"])}

@@ -36,7 +36,10 @@ def fixed_point_constants(node: Node) -> FixedPoint:
     Raises:
         LoweringError: the factors are so large that a single product may leave 62 bits.
     """
-    scales = [np.asarray(node.constants[f"scale{index}"], np.float64) for index in range(len(node.inputs))]
+    scales = [
+        np.asarray(node.constants[f"scale{index}"], np.float64) * (term.largest > 0)  # whatever it is, nothing of zero
+        for index, term in enumerate(node.inputs)
+    ]
     bias = np.asarray(node.constants["bias"], np.float64)
     largest = max((float(np.abs(scale).max(initial=0)) for scale in scales), default=0.0)
     total = float(np.abs(bias).max(initial=0)) + 1

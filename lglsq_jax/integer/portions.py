@@ -13,7 +13,7 @@ from .dimensions import Batch, decode
 if TYPE_CHECKING:
     from .program import Instruction
 
-_AT_A_TIME = 2**25  # bytes of the largest tensor, taken as int32, of a portion; measured on x86 CPUs
+_AT_A_TIME = 2**23  # bytes of the largest tensor, taken as int32, of a portion; measured on x86 CPUs
 
 
 def in_portions(instructions: "tuple[Instruction, ...]", codes, run: Callable):
@@ -33,7 +33,7 @@ def in_portions(instructions: "tuple[Instruction, ...]", codes, run: Callable):
 def portion(instructions: "tuple[Instruction, ...]", batch: int) -> int | None:
     """Returns how many samples to compute at a time; None: all of them.
 
-    The largest divisor of the batch with which no tensor, taken as int32, is larger than 32 MB.
+    The largest divisor of the batch with which no tensor, taken as int32, is larger than 8 MB.
     """
     if jax.default_backend() != "cpu" or not _keeps_samples_apart(instructions):
         return None

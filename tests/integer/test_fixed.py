@@ -80,6 +80,13 @@ def test_a_factor_too_large_is_refused():
         fixed_point_constants(rescale_node([(2**30, [2.2e12])], [0.0]))
 
 
+def test_a_term_that_is_always_zero_may_have_any_factor():
+    with_zero = fixed_point_constants(rescale_node([(1000, [0.3]), (0, [1e35])], [2.5]))
+    alone = fixed_point_constants(rescale_node([(1000, [0.3])], [2.5]))
+    assert with_zero.multipliers[1].item() == 0 and with_zero.multipliers[0] == alone.multipliers[0]
+    assert with_zero.shift == alone.shift
+
+
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5))
 def test_split_halves_are_worth_the_number(numbers):
     high, low = split(np.array(numbers, np.int64))

@@ -355,6 +355,26 @@ def test_the_unit_of_the_values_does_not_change_a_number(power):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("gain", [1e12, -3e15])
+def test_a_factor_that_no_fixed_point_holds_makes_its_codes_by_thresholds(gain):
+    """Of the numbers that occur one is within the clip: ReLU6 of huge values."""
+
+    def model(x):
+        return fake(nnx.relu6(signed(x) * gain + 2.3), STEP, OUTPUT)
+
+    program = assert_same_codes(model, X, STEP)
+    assert "staircase" in [step.op for step in program.instructions]
+
+
+def test_logits_that_can_only_be_zero_lower_whatever_their_unit_is():
+    def model(x):
+        dead = fake(nnx.relu(signed(x) - 100), 1.0, UNSIGNED)
+        return dead.mean((1, 2)) * 1e30 + signed(x).mean((1, 2))
+
+    program = lq.integer.lower(model, X)
+    np.testing.assert_allclose(program(X), jax.jit(model)(X), atol=1e-5)
+
+
 def test_a_clip_of_a_clip_is_one_clip_and_one_rounding():
     gains = np.float32([2e3, 0.11, 0.02, 0.05])
 
