@@ -42,16 +42,13 @@ import jax
 import numpy as np
 
 import lglsq_jax as lq
-from lglsq_jax.training.collectives import Collective, collectives
+from lglsq_jax.training.collectives import collectives, complaints
 from lglsq_jax.training.config import MeshConfig, QuantizedConfig
 from lglsq_jax.training.mesh import make_mesh, split, whole
 from lglsq_jax.training.network import Network
 from lglsq_jax.training.networks import find_network
 from lglsq_jax.training.optimizer import make_optimizer, make_schedule
 from lglsq_jax.training.step import StepOptions, initial_state, make_train_step
-
-SMALL = 2**14  # bytes: sums of batch norm and of quantizers
-FUSED = 2**25  # bytes: XLA puts about so many into one reduction
 
 
 def lowered(options: argparse.Namespace) -> tuple[jax.stages.Lowered, dict[str, tuple[int, ...]]]:
@@ -82,26 +79,6 @@ def lowered(options: argparse.Namespace) -> tuple[jax.stages.Lowered, dict[str, 
         "label": jax.ShapeDtypeStruct((batch,), np.int32),
     }
     return step.lower(state, images), {path: array.shape for path, array in state.parameters.items()}
-
-
-def complaints(found: list[Collective], parameters: dict[str, tuple[int, ...]], fsdp: int) -> list[str]:
-    """Returns what is wrong with the operations between devices; nothing where they are as they should be."""
-    known = {tuple(sorted(size for size in shape if size > 1)) for shape in parameters.values()}
-    wrong = []
-    for one in found:
-        for shape in one.shapes if one.kind != "all-reduce" else ():
-            dense = tuple(sorted(size for size in shape if size > 1))
-            if 4 * math.prod(shape) > SMALL and dense not in known:
-                wrong.append(f"{one.kind} of {shape}, which is no parameter")
-    sums = [one for one in found if one.kind in ("all-reduce", "reduce-scatter")]
-    size = 4 * sum(map(math.prod, parameters.values()))
-    sent = sum(one.bytes for one in sums)
-    if sent > 1.5 * size + len(parameters) * 2**12:
-        wrong.append(f"{sent:,} bytes are reduced, but the gradients are {size:,}")
-    large = [one for one in sums if one.bytes > SMALL]
-    if len(large) > 2 + 2 * size // FUSED and fsdp == 1:
-        wrong.append(f"{len(large)} reductions of more than {SMALL} bytes: gradients are not fused")
-    return wrong
 
 
 def main() -> int:

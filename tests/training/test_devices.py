@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lglsq_jax as lq
-from lglsq_jax.training.collectives import Collective, collectives
+from lglsq_jax.training.collectives import Collective, collectives, complaints
 from tests.short_run import ROOT, simulated_devices
 
 SCRIPT = Path(__file__).with_name("on_devices.py")
@@ -132,3 +132,25 @@ def test_collectives_are_read_from_a_programs_text():
         Collective("all-reduce", ((3, 3, 8), ()), 4 * 72 + 4),
         Collective("all-gather", ((4, 2),), 16),
     ]
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "found", "wrong"),
+    [
+        (1, [("all-reduce", (3, 3, 64, 64), (64,))], []),
+        (1, [("all-reduce", (3, 3, 64, 64), (64,)), *[("all-reduce", (64,))] * 40], []),
+        (8, [("all-gather", (3, 3, 64, 64)), ("reduce-scatter", (3, 3, 8, 64)), ("all-reduce", (64,))], []),
+        (8, [("all-gather", (1, 3, 64, 3, 64))], []),  # a parameter in another layout
+        (1, [("all-gather", (32, 32, 32, 64))], ["all-gather of (32, 32, 32, 64), which is no parameter"]),
+        (1, [("all-to-all", (9, 999))], ["all-to-all of (9, 999), which is no parameter"]),
+        (1, [("all-gather", (32, 8))], []),  # sums of quantizers
+        (1, [("all-reduce", (3, 3, 64, 64))] * 2, ["294,912 bytes are reduced, but the gradients are 147,712"]),
+        (1, [("all-reduce", (3, 3, 16, 64))] * 4, ["4 reductions of more than 16384 bytes: gradients are not fused"]),
+        (8, [("all-reduce", (3, 3, 16, 64))] * 4, []),
+    ],
+)
+def test_what_a_step_should_not_send_is_named(fsdp, found, wrong):
+    operations = [
+        Collective(kind, tuple(shapes), 4 * sum(int(np.prod(shape)) for shape in shapes)) for kind, *shapes in found
+    ]
+    assert complaints(operations, {"kernel": (3, 3, 64, 64), "bias": (64,)}, fsdp) == wrong
