@@ -1,6 +1,7 @@
 """Programs as ONNX models in ONNX Runtime, against the networks that its own quantizer makes, in one run.
 
-    python benchmarks/onnx_runtime.py [--models resnet8 mobilenet_v2] [--size 32] [--batch 8] [--rounds 15]
+    python benchmarks/onnx_runtime.py [--models resnet8 mobilenet_v2] [--bits 4] [--size 32] [--batch 8] [--rounds 15]
+        [--wide-sums]
 
 For each network: the integer form and the QDQ form of its program, the QDQ form where its residual stream has 8 bits
 too, as ONNX Runtime's own quantizer makes it, a float model of the same layers, and that model after
@@ -145,7 +146,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--wide-sums", action="store_true", help="write the QDQ form for a machine with VNNI or its like"
+    )
     options = parser.parse_args()
+    qdq = {"form": "qdq", "wide_sums": options.wide_sums}
     logging.disable(logging.WARNING)
     images = np.random.default_rng(0).normal(size=(options.batch, options.size, options.size, 3)).astype(np.float32)
     print(f"batch {options.batch}, {options.size}x{options.size} images, {options.bits} bits, one thread")
@@ -160,9 +165,9 @@ def main() -> None:
                 forms.insert(2, "stream")
             paths = {form: Path(folder) / f"{form}.onnx" for form in forms}
             if "stream" in paths:
-                program_of(name, options.bits, images, stream=True, **given).to_onnx(paths["stream"], form="qdq")
+                program_of(name, options.bits, images, stream=True, **given).to_onnx(paths["stream"], **qdq)
             program.to_onnx(paths["integer"])
-            program.to_onnx(paths["qdq"], form="qdq")
+            program.to_onnx(paths["qdq"], **qdq)
             onnx.save(float_model(program), paths["float"])
             quantize_static(
                 paths["float"],

@@ -51,6 +51,9 @@ def test_export_of_a_run_goes_to_its_integer_folder_or_where_it_is_told(command,
     assert outcome.output == f"wrote {place}, {place.stat().st_size:,} bytes\n"
     assert command("export", run, "--onnx", "--onnx-form", "qdq", "--output", tmp_path / "mine.onnx").status == 0
     assert b"DequantizeLinear" in (tmp_path / "mine.onnx").read_bytes()
+    wide = ["--onnx", "--onnx-form", "qdq", "--onnx-wide-sums", "--output", tmp_path / "wide.onnx"]
+    assert command("export", run, *wide).status == 0
+    assert (tmp_path / "wide.onnx").read_bytes() != (tmp_path / "mine.onnx").read_bytes()
     assert command("export", run, "--stablehlo", "--c-header", "--output", tmp_path).status == 0
     assert (tmp_path / "program.stablehlo").exists() and (tmp_path / "program.h").exists()
 
@@ -123,6 +126,7 @@ ERRORS = {
     "form without a model": (lambda f: ["export", f, "--c-header", "--onnx-form", "qdq"], "must be given too"),
     "check without a model": (lambda f: ["export", f, "--c-header", "--check"], "must be given too"),
     "check without images": (lambda f: ["export", f, "--onnx", "--check"], "needs the test images of a run"),
+    "wide sums of the integer form": (lambda f: ["export", f, "--onnx", "--onnx-wide-sums"], "must be given too"),
     "unknown form": (lambda f: ["export", f, "--onnx", "--onnx-form", "onx"], "onx"),
     "several formats in one file": (
         lambda f: ["export", f, "--onnx", "--c-header", "--output", f.parent / "one"],

@@ -6,6 +6,7 @@ ONNX Runtime runs each model with its optimisations off and with all of them.
 import builtins
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -458,6 +459,28 @@ def test_products_become_kernels_of_bytes(whole, tmp_path):
     assert len(sums) == 3 and all(program.instructions[n].high <= 255 for step in sums for n in step.inputs)
 
 
+def test_weights_are_signed_bytes_where_sums_are_wide(whole, tmp_path):
+    """ONNX Runtime multiplies in float where it fuses nothing, so the codes can be compared on any machine."""
+    program, images, folder = whole
+    program.to_onnx(tmp_path / "wide.onnx", form="qdq", wide_sums=True)
+    types = {
+        file.stem: {tensor.data_type for tensor in onnx.load(file).graph.initializer if len(tensor.dims) == 4}
+        for file in (tmp_path / "wide.onnx", folder / "qdq.onnx")
+    }
+    assert onnx.TensorProto.UINT8 in types["qdq"] and onnx.TensorProto.UINT8 not in types["wide"]
+    expected = np.asarray(program(images))
+    for level in LEVELS if adds_in_32_bits() else LEVELS[:1]:
+        found = run(tmp_path / "wide.onnx", images, level=level)
+        same = np.abs(found - expected).max(1) <= 1e-4 * np.abs(expected).max()
+        assert same.mean() >= (0.7 if adds_bytes(program) else 0.9)
+
+
+def adds_in_32_bits() -> bool:
+    """Whether this machine surely adds products of bytes in 32 bits."""
+    facts = Path("/proc/cpuinfo")
+    return facts.exists() and "vnni" in facts.read_text()
+
+
 def test_the_integer_form_holds_no_float_and_says_what_it_is(whole):
     program, _, folder = whole
     model = onnx.load(folder / "integer.onnx")
@@ -501,6 +524,7 @@ def small():
     [
         ({"form": "float"}, r"`form` must be \"integer\" or \"qdq\", got 'float'"),
         ({"opset": 11}, "`opset` must be a whole number from 18 to 24, got 11"),
+        ({"wide_sums": True}, "`wide_sums` is of `form` \"qdq\", got it with 'integer'"),
         ({"opset": "21"}, "`opset` must be a whole number from 18 to 24, got '21'"),
     ],
 )

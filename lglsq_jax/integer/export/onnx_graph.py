@@ -71,10 +71,15 @@ def broadcast_shape(shapes: Sequence[Shape]) -> Shape:
 
 
 class Graph:
-    """Collects nodes and constants. ``at(step)`` says whose names the next nodes bear."""
+    """Collects nodes and constants. ``at(step)`` says whose names the next nodes bear.
 
-    def __init__(self, opset: int):
-        self.opset = opset
+    Attributes:
+        opset: the operator set.
+        wide_sums: whether what runs the model adds products of bytes in 32 bits, not two of them in 16.
+    """
+
+    def __init__(self, opset: int, *, wide_sums: bool = False):
+        self.opset, self.wide_sums = opset, wide_sums
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[Value] = []
         self._annotations: list[onnx.ValueInfoProto] = []

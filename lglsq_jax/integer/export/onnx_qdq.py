@@ -35,14 +35,15 @@ Term = Real | Product | np.ndarray
 """An input of an instruction; an array for a constant."""
 
 
-def qdq_model(program: IntegerProgram, opset: int) -> onnx.ModelProto:
+def qdq_model(program: IntegerProgram, opset: int, *, wide_sums: bool = False) -> onnx.ModelProto:
     """Returns the model that computes the logits of an image in float, with a program's weights, scales and codes.
 
     Args:
         program: what to write.
         opset: the operator set, 18 or later.
+        wide_sums: see :meth:`IntegerProgram.to_onnx`.
     """
-    graph = Graph(opset)
+    graph = Graph(opset, wide_sums=wide_sums)
     steps = program.instructions
     uses = collections.Counter(number for step in steps for number in step.inputs)
     names = dict(numbered("image", [index for index, step in enumerate(steps) if step.op == "input"]))

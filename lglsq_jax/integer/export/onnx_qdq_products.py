@@ -15,6 +15,8 @@ from .thresholds import fit
 
 _PAIR = 2**15 - 1
 """Two products of bytes that x86 without VNNI adds in 16 bits must stay within this."""
+_WIDE = 2**31 - 1
+"""The same where products are added in 32 bits."""
 _LARGEST_BIAS = 2**30
 
 
@@ -44,7 +46,7 @@ def write_product(
     """
     with graph.within(product.step):
         x = product.x if product.x.zero is not None else in_one_unit(graph, product.x)
-        plan = _plan(product, float(np.float32(x.unit)), unit, bias, fused)
+        plan = _plan(product, float(np.float32(x.unit)), unit, bias, fused, _WIDE if graph.wide_sums else _PAIR)
         pointwise = product.step.op == "convolve" and fused is None and _is_pointwise(product)
         last = product.step.op == "multiply" or pointwise
         ndim = len(x.value.shape)
@@ -72,7 +74,12 @@ class _Plan:
 
 
 def _plan(
-    product: Product, x_unit: float, unit: np.ndarray | None, bias: np.ndarray | None, fused: Instruction | None
+    product: Product,
+    x_unit: float,
+    unit: np.ndarray | None,
+    bias: np.ndarray | None,
+    fused: Instruction | None,
+    pair: int,
 ) -> _Plan:
     kernel = product.kernel.astype(np.int64)
     channels = kernel.shape[-1]
@@ -87,19 +94,24 @@ def _plan(
     scales = np.abs(units) / x_unit
     scales[scales == 0] = scales[scales > 0].min(initial=1.0)
     vector = None if bias is None else channel_vector(bias, channels)
-    largest_code = product.x_step.high + (product.x.zero or 0)
+    largest_weight = pair // (2 * max(product.x_step.high + (product.x.zero or 0), 1))
     if fused is not None and vector is not None:
-        fitted = _fitted(product, kernel, signs, scales * x_unit, largest_code, fused)
+        fitted = _fitted(product, kernel, signs, scales * x_unit, largest_weight, fused)
         if fitted is not None:
             kernel, steps, counts = fitted
             scales = (steps / x_unit).astype(np.float32)
             steps = number(x_unit) * scales
-            return _Plan(*_bytes(kernel, scales, largest_code), units, vector, counts.astype(np.int32), steps)
-    return _Plan(*_bytes(kernel, scales.astype(np.float32), largest_code), units, vector)
+            return _Plan(*_bytes(kernel, scales, largest_weight), units, vector, counts.astype(np.int32), steps)
+    return _Plan(*_bytes(kernel, scales.astype(np.float32), largest_weight), units, vector)
 
 
 def _fitted(
-    product: Product, kernel: np.ndarray, signs: np.ndarray, steps: np.ndarray, largest_code: int, rescale: Instruction
+    product: Product,
+    kernel: np.ndarray,
+    signs: np.ndarray,
+    steps: np.ndarray,
+    largest_weight: int,
+    rescale: Instruction,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Returns weights, the real value of one of an accumulator, and the bias in it; None where that is too large."""
     channels, shift = kernel.shape[-1], rescale.attributes["shift"]
@@ -111,7 +123,7 @@ def _fitted(
     extra = rescale.attributes.get("term_shifts", [0])[0]
     if extra:  # the product is cut before it is added: as good as exact, one part in 2**24 of a code
         biases, shift = biases * 2**extra, shift + extra
-    gains = _gains(kernel, largest_code)
+    gains = _gains(kernel, largest_weight)
     sums = _sums(product, kernel)
     found = fit(
         np.abs(multipliers), biases, shift, (rescale.attributes["low"], rescale.attributes["high"]), sums, gains
@@ -133,17 +145,16 @@ def _sums(product: Product, kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return positive * low + negative * high, positive * high + negative * low
 
 
-def _gains(kernel: np.ndarray, largest_code: int) -> np.ndarray:
+def _gains(kernel: np.ndarray, largest_weight: int) -> np.ndarray:
     """Returns whole factors that leave the weights bytes: an accumulator of finer steps holds the bias better."""
     largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)), initial=1)
-    limit = min(127, _PAIR // (2 * max(largest_code, 1)))
-    return np.maximum(limit // np.maximum(largest, 1), 1)
+    return np.maximum(min(127, largest_weight) // np.maximum(largest, 1), 1)
 
 
-def _bytes(kernel: np.ndarray, scales: np.ndarray, largest_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bytes(kernel: np.ndarray, scales: np.ndarray, largest_weight: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the weights as int8, or as uint8 where products of int8 might saturate; their scales and zero points."""
     channels = kernel.shape[-1]
-    if 2 * largest_code * np.abs(kernel).max(initial=0) <= _PAIR:
+    if np.abs(kernel).max(initial=0) <= largest_weight:
         return kernel.astype(np.int8), scales, np.zeros(channels, np.int8)
     return (kernel + 128).astype(np.uint8), scales, np.full(channels, 128, np.uint8)
 
