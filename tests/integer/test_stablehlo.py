@@ -99,7 +99,9 @@ def test_jax_alone_runs_the_file_at_two_batch_sizes(program, tmp_path):
     command = [sys.executable, "-I", "run.py", "network.bin", "codes.npy", "logits.npz"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    found, expected = np.load(tmp_path / "logits.npz"), np.asarray(program.integer_body(codes))
+    expected = np.asarray(program.integer_body(codes))
+    with np.load(tmp_path / "logits.npz") as file:
+        found = dict(file)
     assert found["one"].dtype == found["five"].dtype == np.int32
     np.testing.assert_array_equal(found["five"], expected)
     np.testing.assert_array_equal(found["one"], expected[:1])
