@@ -1,6 +1,9 @@
 """Convolution and matrix product on integer codes with int32 accumulators; no float anywhere."""
 
+import functools
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Int32, Integer
 
@@ -9,6 +12,7 @@ from .rows import convolve_by_rows, prefers_rows
 from .window import Window, convolve
 
 _SHIFT = 128  # moves unsigned 8-bit codes into int8
+_LARGEST_CODE = 128  # in size, of an int8
 
 
 def convolve_int32(
@@ -36,7 +40,7 @@ def convolve_int32(
     # On every platform: a GPU has no integer convolution, but it has integer products.
     run = convolve
     if prefers_shifts(kernel.shape, window):
-        run = convolve_by_shifts
+        run = _convolve_by_shifts
     elif prefers_rows(kernel.shape, window):
         run = convolve_by_rows
     if code_maximum <= 127:
@@ -49,6 +53,29 @@ def convolve_int32(
     )
     taps = tuple(range(kernel.ndim - 1))
     return run(shifted, kernel, flat, jnp.int32) + _SHIFT * _sum(kernel, taps)
+
+
+def _convolve_by_shifts(codes, kernel, window: Window, result):
+    """``convolve_by_shifts``, twice as many numbers at a time where a kernel that is known now keeps sums in int16."""
+    if not isinstance(kernel, np.ndarray):
+        return convolve_by_shifts(codes, kernel, window, result)
+    bound = _LARGEST_CODE * int(np.abs(kernel.astype(np.int64)).sum(axis=tuple(range(kernel.ndim - 1))).max(initial=0))
+    if bound > np.iinfo(np.int16).max:
+        return convolve_by_shifts(codes, kernel, window, result)
+    sums = convolve_by_shifts(codes, kernel, window, jnp.int16)
+    if 0 in sums.shape:
+        return sums.astype(result)
+    sums = lax.platform_dependent(sums, cpu=functools.partial(_apart, bound=bound), default=lambda sums: sums)
+    return sums.astype(result)
+
+
+def _apart(x: Integer[Array, "..."], bound: int) -> Integer[Array, "..."]:
+    """Returns ``x``, all of it at most ``bound``, through a branch that is never taken.
+
+    The compiler joins no loops across a branch. Joined with the rescale behind them, sums in int16 are computed as
+    few at a time as that is in int32; apart, a depthwise layer takes two thirds of the time.
+    """
+    return lax.cond(x[(0,) * x.ndim] > bound, lambda x: x + 1, lambda x: x, x)
 
 
 def multiply_int32(

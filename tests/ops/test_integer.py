@@ -43,3 +43,27 @@ def test_a_padded_pointwise_convolution_of_unsigned_codes_sees_zeros_around():
     expected = np.zeros((1, 3, 3, 2), np.int64)
     expected[:, 1:, :2] = 600
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("total", [3, 255, 256, 9 * 127])
+@pytest.mark.parametrize("limits", RANGES)
+@pytest.mark.parametrize("batch", [0, 3])
+def test_sums_of_a_depthwise_kernel_are_exact_up_to_their_largest_size(batch, limits, total):
+    """The absolute weights of each channel add up to ``total``: to 255, int16 holds every sum of int8 codes."""
+    rng = np.random.default_rng(total)
+    sizes = np.stack([rng.permutation(total // 9 + (np.arange(9) < total % 9)) for _ in range(6)])
+    assert (sizes.sum(1) == total).all() and sizes.max() <= 127
+    signs = rng.choice((-1, 1), (6, 9))
+    signs[0], signs[1] = 1, -1
+    kernel = (sizes * signs).T.reshape(3, 3, 1, 6).astype(np.int8)
+    codes = rng.choice(limits, (batch, 6, 5, 6)).astype(np.uint8 if limits[1] > 127 else np.int8)
+    codes[:, :3, :3] = limits[1]  # every tap at the end: the largest sums there are
+    codes[:, 3:, :3] = limits[0]
+    window = Window((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 6)
+    patches = np.lib.stride_tricks.sliding_window_view(codes.astype(np.int64), (3, 3), (1, 2))
+    expected = np.einsum("nhwcij,ijc->nhwc", patches, kernel[:, :, 0].astype(np.int64))
+    known = jax.jit(lambda x: convolve_int32(x, kernel, window, limits[1]))(codes)
+    given = jax.jit(lambda x, kernel: convolve_int32(x, kernel, window, limits[1]))(codes, kernel)
+    for found in (known, given):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, expected)
