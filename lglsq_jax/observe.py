@@ -1,7 +1,7 @@
 """What the quantized layers of a model are given when it runs."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -10,6 +10,25 @@ from jaxtyping import Array, Shaped
 from .paths import QuantLayer, quantized_layers
 
 T = TypeVar("T")
+
+
+class _Graph:
+    """A model's definition as a static argument; one without a hash, as of a model with a list, equals itself alone."""
+
+    def __init__(self, definition: Any):
+        self.definition = definition
+        try:
+            self._hash: int | None = hash(definition)
+        except (TypeError, ValueError):
+            self._hash = None
+
+    def __hash__(self) -> int:
+        return id(self) if self._hash is None else self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, _Graph) or self._hash is None:
+            return self is other
+        return self._hash == other._hash and self.definition == other.definition
 
 
 def observed(
@@ -27,7 +46,8 @@ def observed(
         measure: from a layer and its inputs, one array a call, to a pytree of arrays.
         in_float: run every layer in float, as before quantization.
     """
-    graph, state = nnx.split(model)
+    definition, state = nnx.split(model)
+    graph = _Graph(definition)
     given: dict[str, list[Array]] = {}
 
     @jax.jit
@@ -35,7 +55,7 @@ def observed(
         def hand_out(path, x):
             jax.debug.callback(lambda x: given.setdefault(path, []).append(x), x, ordered=True)
 
-        _run(nnx.merge(graph, state), batch, in_float, hand_out)
+        _run(nnx.merge(definition, state), batch, in_float, hand_out)
 
     inside = False  # whether some layer was found inside a transformation
 
@@ -55,15 +75,15 @@ def observed(
 
 
 @jax.jit(static_argnums=(0, 1, 2))
-def _observed_within(graph, measure, in_float: bool, state, batch):
+def _observed_within(graph: _Graph, measure, in_float: bool, state, batch):
     calls: dict[str, list[Array]] = {}
-    _run(nnx.merge(graph, state), batch, in_float, lambda path, x: calls.setdefault(path, []).append(x))
+    _run(nnx.merge(graph.definition, state), batch, in_float, lambda path, x: calls.setdefault(path, []).append(x))
     return _measured(graph, measure, state, calls)
 
 
 @jax.jit(static_argnums=(0, 1))
-def _measured(graph, measure, state, calls: dict[str, list[Array]]):
-    model = nnx.merge(graph, state)
+def _measured(graph: _Graph, measure, state, calls: dict[str, list[Array]]):
+    model = nnx.merge(graph.definition, state)
     return {path: measure(layer, calls.get(path, [])) for path, layer in quantized_layers(model)}
 
 

@@ -357,6 +357,28 @@ def test_layers_inside_a_transformation_are_calibrated_as_outside(how):
     assert statistics[0]["second"] == pytest.approx(statistics[1]["second"], abs=0.02)
 
 
+def test_a_model_that_holds_a_list_or_a_dict_is_calibrated_and_looked_at_as_any():
+    """Its definition has no hash, which a static argument of ``jit`` needs."""
+
+    class Listing(nnx.Module):
+        def __init__(self):
+            self.sizes, self.names = [4, 3], {"first": 4}
+            self.fc = nnx.Linear(*self.sizes, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.fc(x)
+
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    four = lq.QuantSpec(4, batch_axis=0)
+    listing, plain = (
+        lq.quantize_model(model, [lq.Rule(".*", weights=lq.QuantSpec(4), inputs=four)])
+        for model in (Listing(), nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    )
+    for model in (listing, plain):
+        lq.calibrate(model, [x])
+    assert lq.layer_statistics(listing, [x])["fc"] == lq.layer_statistics(plain, [x])[""]
+
+
 def test_weights_alone_need_no_layer_to_be_reached():
     model = lq.quantize_model(Unused(nnx.Rngs(0)), [lq.Rule(".*", weights=WEIGHTS)])
     lq.calibrate(model, [jnp.ones((2, 2))])

@@ -57,16 +57,22 @@ def convolve_int32(
 
 def _convolve_by_shifts(codes, kernel, window: Window, result):
     """``convolve_by_shifts``, twice as many numbers at a time where a kernel that is known now keeps sums in int16."""
-    if not isinstance(kernel, np.ndarray):
-        return convolve_by_shifts(codes, kernel, window, result)
-    bound = _LARGEST_CODE * int(np.abs(kernel.astype(np.int64)).sum(axis=tuple(range(kernel.ndim - 1))).max(initial=0))
-    if bound > np.iinfo(np.int16).max:
+    bound = _largest_sum(kernel)
+    if bound is None or bound > np.iinfo(np.int16).max:
         return convolve_by_shifts(codes, kernel, window, result)
     sums = convolve_by_shifts(codes, kernel, window, jnp.int16)
     if 0 in sums.shape:
         return sums.astype(result)
     sums = lax.platform_dependent(sums, cpu=functools.partial(_apart, bound=bound), default=lambda sums: sums)
     return sums.astype(result)
+
+
+def _largest_sum(kernel) -> int | None:
+    """Returns a bound of a depthwise sum of int8 codes; None where the kernel is not known yet."""
+    if not isinstance(kernel, np.ndarray):
+        return None
+    taps = tuple(range(kernel.ndim - 1))
+    return _LARGEST_CODE * int(np.abs(kernel.astype(np.int64)).sum(axis=taps).max(initial=0))
 
 
 def _apart(x: Integer[Array, "..."], bound: int) -> Integer[Array, "..."]:
