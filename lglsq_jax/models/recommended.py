@@ -50,7 +50,7 @@ def recommended_rules(
         return own(weights, inputs)
     for kind, rules in _RULES.items():
         if isinstance(model, kind):
-            return rules(weights, inputs) + (_stream_rules(model, stream) if stream is not None else [])
+            return rules(weights, inputs) + (_stream_rules(kind, stream) if stream is not None else [])
     known = ", ".join(kind.__name__ for kind in _RULES)
     raise TypeError(
         f"`model` must be one of the networks with recommended rules ({known}), got {type(model).__name__}; "
@@ -58,9 +58,9 @@ def recommended_rules(
     )
 
 
-def _stream_rules(model: nnx.Module, stream: QuantSpec) -> list[Rule]:
-    if not (patterns := _STREAMS[type(model)]):
-        raise ValueError(f"`stream` must be None for {type(model).__name__}, which has no residual additions")
+def _stream_rules(kind: type, stream: QuantSpec) -> list[Rule]:
+    if not (patterns := _STREAMS[kind]):
+        raise ValueError(f"`stream` must be None for {kind.__name__}, which has no residual additions")
     return [Rule(pattern, values=dataclasses.replace(stream, signed=signed)) for pattern, signed in patterns]
 
 

@@ -135,6 +135,15 @@ def test_a_stream_is_quantized_at_every_place_and_signed_where_it_goes_below_zer
     assert ends == ({"stem", "branch", "out", "2"} if sums else {"branch", "out"})
 
 
+def test_a_class_of_its_own_has_the_stream_of_the_network_it_is():
+    class Mine(models.MobileNetV2):
+        pass
+
+    model = nnx.eval_shape(lambda: Mine(num_classes=3, rngs=nnx.Rngs(0)))
+    (rule,) = models.recommended_rules(model, stream=QuantSpec(8, batch_axis=0))[-1:]
+    assert rule.values is not None and rule.values.signed
+
+
 def test_a_stream_that_is_not_there_is_refused():
     stream = QuantSpec(8, batch_axis=0)
     with pytest.raises(ValueError, match="`stream` must be None for ShuffleNetV2, which has no residual additions"):
