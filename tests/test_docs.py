@@ -105,7 +105,7 @@ def commands(text: str) -> list[str]:
 
 def mistake(command: str) -> str:
     """Returns what is wrong with a command as it is typed; nothing where its words can be understood."""
-    program, *words = shlex.split(re.sub(r"\$\w+", "0", command))
+    program, *words = shlex.split(re.sub(r"\$\w+", "0", command.partition(" > ")[0]))
     if program == "make":
         return "" if re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.M) else f"no target {words[0]}"
     if words[:2] == ["-m", "lglsq_jax"]:

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 def _study(options: Any) -> Result:
-    from ..study import Cells
+    from ..study import Cells, known_results
     from ..training.signals import Stopped
 
     study = _loaded(options.file)
-    cells = Cells(study, Path(options.runs or f"runs/studies/{study.name}"))
+    known = known_results(study, options.known) if options.known is not None else {}
+    cells = Cells(study, Path(options.runs or f"runs/studies/{study.name}"), known)
     chosen = _chosen(cells, options)
     if options.list:
         return _listing(cells, chosen)
@@ -87,7 +88,9 @@ def _trained(cells: "Cells", chosen: "list[Cell]", options: Any) -> int:
 def _in_processes(options: Any) -> int:
     """Runs this command once a share of the seeds, each on its own part of the CPUs, and returns the worst status."""
     count = options.processes
-    more = [word for name in ("runs", "only") if (value := getattr(options, name)) for word in (f"--{name}", value)]
+    more = [
+        word for name in ("runs", "only", "known") if (value := getattr(options, name)) for word in (f"--{name}", value)
+    ]
     command = [sys.executable, "-m", "lglsq_jax", "study", options.file, *more]
     with contextlib.ExitStack() as stack:
         started: list[subprocess.Popen] = []
@@ -126,7 +129,8 @@ def _on_a_part_of_the_cpus(index: int, count: int) -> Iterator[None]:
 
 def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
     found = [(cell.name, cells.result(cell)) for cell in chosen]
-    rows = [{"cell": name, "top1": result["top1"] if result else None} for name, result in found]
+    nothing = {"top1": None, "seconds": None, "diverged": ""}
+    rows = [{"cell": name, **{key: (result or nothing)[key] for key in nothing}} for name, result in found]
     lines = [f"{row['cell']}  " + ("-" if row["top1"] is None else f"{100 * row['top1']:.2f} %") for row in rows]
     return Result({**_progress(cells, chosen), "cells": rows}, "\n".join([*lines, _left(cells, chosen)]))
 
@@ -209,6 +213,7 @@ def _options() -> type:
             ("only", *setting(str, "Cells to run, such as '*/lsq/*' or '*/seed[0-4]'; all if None.")),
             ("processes", *setting(int, "Processes that share the seeds, each with its part of the CPUs; 1 if None.")),
             ("share", *setting(str, "I/N: every Nth seed from I on, for several machines with one folder.")),
+            ("known", *setting(str, "File of `--list --json` from another machine; its cells count as finished.")),
             ("list", *switch("Print the cells, and what the finished ones found; run nothing.")),
             ("table", *switch("Print the tables of what is finished; run nothing.")),
         ],

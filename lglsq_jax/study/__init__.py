@@ -4,8 +4,8 @@
 ``tables`` makes of the finished cells means, paired differences and what may be claimed (``comparison.py``).
 """
 
-from .cells import Cells, run_cells
+from .cells import Cells, known_results, run_cells
 from .comparison import tables
 from .plan import Block, Setting, Study, Variant
 
-__all__ = ["Block", "Cells", "Setting", "Study", "Variant", "run_cells", "tables"]
+__all__ = ["Block", "Cells", "Setting", "Study", "Variant", "known_results", "run_cells", "tables"]

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ class Cells:
     Attributes:
         study: the plan.
         folder: of the whole study.
+        known: what cells found that were trained elsewhere, by name; they count as finished.
     """
 
     study: Study
     folder: Path
+    known: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def run_folder(self, cell: Cell) -> Path:
         """The folder of a cell's run."""
@@ -48,7 +51,7 @@ class Cells:
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """What a finished cell found, ``top1`` (a fraction) and ``seconds``; None where it is not finished."""
-        return _result(self.run_folder(cell))
+        return _result(self.run_folder(cell)) or self.known.get(cell.name)
 
     @property
     def top1(self) -> dict[tuple[str, str, int], float]:
@@ -82,6 +85,28 @@ class Cells:
         everywhere = [seconds for each in taken.values() for seconds in each]
         each = sum(float(np.mean(taken.get(cell.setting, everywhere))) for cell in left)
         return each + len(floats_left) * float(np.mean(started or everywhere))
+
+
+def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """Reads what cells of the study found on another machine, from what ``study FILE --list --json`` printed there.
+
+    Raises:
+        UserError: it cannot be read, is no such list, or is that of another study.
+    """
+    listed, keys = read_json(file), ("top1", "seconds", "diverged")
+    try:
+        name, found = listed["study"], {row["cell"]: {key: row[key] for key in keys} for row in listed["cells"]}
+        finished = {cell: row for cell, row in found.items() if row["top1"] is not None}
+        right = all(0 <= row["top1"] <= 1 and row["seconds"] >= 0 for row in finished.values())
+    except (TypeError, KeyError):
+        name, found, finished, right = None, {}, {}, False
+    if not right:
+        raise UserError(f"{file} must be what `study FILE --list --json` prints, but it is not")
+    if name != study.name:
+        raise UserError(f"{file} must be of the study {study.name!r}, but it is of {name!r}")
+    if strange := sorted(set(found) - {cell.name for cell in study.cells}):
+        raise UserError(f"{file} must hold cells of the study {study.name!r} alone, but it holds {strange[0]!r}")
+    return finished
 
 
 def run_cells(cells: Cells, chosen: Sequence[Cell], say: Callable[[str], Any], stop=None) -> None:

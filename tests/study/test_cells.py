@@ -71,6 +71,45 @@ def test_the_list_names_chosen_cells(cells, tmp_path, command):
     assert listed.output.splitlines()[-1].startswith("1 of 5 cells finished, about 0.13 h left")
 
 
+def test_what_another_machine_found_counts_as_finished(cells, tmp_path, command):
+    file = study_file(tmp_path, seeds=10)
+    for cell in cells.study.cells[:12]:
+        finish(cells.run_folder(cell), gaining(cell), diverged="the loss must be finite" * (cell.seed == 2))
+    (tmp_path / "there.json").write_text(command("study", file, "--runs", cells.folder, "--list", "--json").output)
+    here = Cells(cells.study, tmp_path / "here")
+    for cell in here.study.cells[10:]:  # two cells have been trained on both
+        finish(here.run_folder(cell), gaining(cell))
+    shown = command("study", file, "--runs", here.folder, "--known", tmp_path / "there.json", "--table")
+    assert "# tiny: 20 of 20 cells finished" in shown.output and "w2a2/lsq/seed2, w2a2/lsq+asr/seed2" in shown.output
+    assert "lsq+asr is better than lsq in w2a2: +0.53 points" in shown.output
+    again = command("study", file, "--runs", here.folder, "--known", tmp_path / "there.json")  # trains nothing
+    assert again.status == 0 and again.output == shown.output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("top1", "must be JSON"),
+        ("[]", "must be what `study FILE --list --json` prints"),
+        ('{"study": "tiny", "cells": [{"cell": "w2a2/lsq/seed0"}]}', "must be what `study FILE --list --json` prints"),
+        (
+            '{"study": "tiny", "cells": [{"cell": "w2a2/lsq/seed0", "top1": 85, "seconds": 1, "diverged": ""}]}',
+            "prints",
+        ),
+        ('{"study": "other", "cells": []}', "must be of the study 'tiny', but it is of 'other'"),
+        (
+            '{"study": "tiny", "cells": [{"cell": "w9/x", "top1": null, "seconds": null, "diverged": ""}]}',
+            "holds 'w9/x'",
+        ),
+    ],
+)
+def test_a_list_that_is_none_is_one_sentence(text, words, tmp_path, command):
+    (tmp_path / "there.json").write_text(text)
+    flags = "--runs", tmp_path / "runs", "--known", tmp_path / "there.json", "--table"
+    answer = command("study", study_file(tmp_path, seeds=2), *flags)
+    assert answer.status == 2 and words in answer.error and "Traceback" not in answer.error
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
