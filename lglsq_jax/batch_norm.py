@@ -30,8 +30,8 @@ class BatchNorm(nnx.BatchNorm):
 
     groups: int = 1
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, num_features: int, *, rngs: nnx.Rngs, **options):
+        super().__init__(num_features, rngs=rngs, **options)
         self.mean, self.var = (RunningStatistic(statistic[...]) for statistic in (self.mean, self.var))
 
     def __call__(self, x, use_running_average=None, *, mask=None):

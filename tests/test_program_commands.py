@@ -78,7 +78,11 @@ def test_export_checks_the_onnx_model_on_all_test_images(form, command, finished
 def test_export_of_a_model_that_is_not_the_program_fails_the_check(command, finished_run, tmp_path, monkeypatch):
     other = with_other_weights(Path(shutil.copy(RunFolder(finished_run).program_file, tmp_path / "network")))
     wrong = lq.integer.load(other)
-    monkeypatch.setattr(lq.integer.IntegerProgram, "to_onnx", lambda self, path, form: save_onnx(wrong, path, form, 21))
+    monkeypatch.setattr(
+        lq.integer.IntegerProgram,
+        "to_onnx",
+        lambda self, path, form, wide_sums: save_onnx(wrong, path, form, 21, wide_sums=wide_sums),
+    )
     outcome = command("export", finished_run, "--onnx", "--output", tmp_path / "mine.onnx", "--check")
     assert outcome.status == 1 and "FAILED: the int32 logits of " in outcome.error
     assert "of 360 samples differ" in outcome.error

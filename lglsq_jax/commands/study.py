@@ -128,9 +128,10 @@ def _on_a_part_of_the_cpus(index: int, count: int) -> Iterator[None]:
 
 
 def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
+    from ..study.cells import FOUND
+
     found = [(cell.name, cells.result(cell)) for cell in chosen]
-    nothing = {"top1": None, "seconds": None, "diverged": ""}
-    rows = [{"cell": name, **{key: (result or nothing)[key] for key in nothing}} for name, result in found]
+    rows = [{"cell": name, **{key: result[key] if result else None for key in FOUND}} for name, result in found]
     lines = [f"{row['cell']}  " + ("-" if row["top1"] is None else f"{100 * row['top1']:.2f} %") for row in rows]
     return Result({**_progress(cells, chosen), "cells": rows}, "\n".join([*lines, _left(cells, chosen)]))
 

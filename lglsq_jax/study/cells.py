@@ -19,6 +19,8 @@ from .plan import Cell, Study
 
 FINISHED = "cell.json"
 """The file in a run's folder that says that its cell is finished."""
+FOUND = ("top1", "seconds", "diverged")
+"""What it holds, and what is told of it to another machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +95,9 @@ def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, 
     Raises:
         UserError: it cannot be read, is no such list, or is that of another study.
     """
-    listed, keys = read_json(file), ("top1", "seconds", "diverged")
+    listed = read_json(file)
     try:
-        name, found = listed["study"], {row["cell"]: {key: row[key] for key in keys} for row in listed["cells"]}
+        name, found = listed["study"], {row["cell"]: {key: row[key] for key in FOUND} for row in listed["cells"]}
         finished = {cell: row for cell, row in found.items() if row["top1"] is not None}
         right = all(0 <= row["top1"] <= 1 and row["seconds"] >= 0 for row in finished.values())
     except (TypeError, KeyError):
