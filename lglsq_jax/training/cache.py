@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .hosts import several
+from . import hosts
 
 _ZSTD = b"\x28\xb5\x2f\xfd"  # how such data begin; JAX uses it where one of these modules is there, and zlib elsewhere
 _ZSTD_MODULES = ("compression.zstd", "zstandard")
@@ -21,23 +21,25 @@ def compiled_once(folder: Path) -> Iterator[None]:
     """Keeps compiled programs in a folder meanwhile, and finds those that are there already.
 
     Nothing is done where they are kept somewhere already (``JAX_COMPILATION_CACHE_DIR``), where JAX may not keep them,
-    and with several processes: all of them would have to see the folder, and it is the first one's.
+    and with several processes of which one does not see the folder of the first: had some of them a program and others
+    none, those could wait for the first one's part in compiling it. The first process alone writes.
 
     JAX does not write a program at one blow, and it never replaces a file that it cannot read. A process that was
     killed may have left such a file: it is removed first, and its program compiled again. A folder that cannot be
     written costs the time of compiling and nothing else.
 
     Args:
-        folder: this process's own; no other one may write there meanwhile.
+        folder: this run's own; no other one may write there meanwhile.
     """
     import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
     config: dict = jax.config.values
-    if config["jax_compilation_cache_dir"] or not config["jax_enable_compilation_cache"] or several():
+    wanted = config["jax_enable_compilation_cache"] and not config["jax_compilation_cache_dir"]
+    if not (hosts.all_say(wanted) and hosts.all_see(folder)):
         yield
         return
-    _remove_damaged(folder)
+    hosts.on_first(lambda: _remove_damaged(folder))
     settings: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}
     shortest = "jax_persistent_cache_min_compile_time_secs"
     if shortest.upper() not in os.environ:

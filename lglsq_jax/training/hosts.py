@@ -5,8 +5,11 @@ need not be shared; its result, or the sentence with which it ended, reaches all
 """
 
 import base64
+import contextlib
 import json
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -59,6 +62,31 @@ def sent(tree: T) -> T:
         return found.view(array.dtype).reshape(array.shape)
 
     return jax.tree.map(send, tree)
+
+
+def all_say(answer: bool) -> bool:
+    """Whether the answer of every host is yes."""
+    return bool(np.all(multihost_utils.process_allgather(np.bool_(answer)))) if several() else answer
+
+
+def all_see(folder: Path) -> bool:
+    """Whether all hosts find in a folder what the first one puts there; one that cannot be written nobody sees."""
+    if not several():
+        return True
+
+    def put() -> str:
+        file = folder / f".seen-{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return file.name
+
+    file = folder / told(put)
+    found = all_say(file.exists())
+    if first():
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return found
 
 
 def _agreed(work: Callable[[], T], passed_on: Callable[[T], Any]):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from lglsq_jax.training.cache import compiled_once
-from tests.short_run import ROOT, SHORT
+from tests.short_run import ROOT, SHORT, free_port
 
 DAMAGE = {
     "half of it": lambda data: data[: len(data) // 2],
@@ -102,6 +102,36 @@ def test_programs_that_are_kept_elsewhere_stay_there(tmp_path):
     with compiled_once(tmp_path / "cache"):
         assert jax.config.values["jax_compilation_cache_dir"] == elsewhere is not None
     assert not (tmp_path / "cache").exists()
+
+
+def found_by_two(*folders: Path) -> list[int]:
+    """How many compiled programs each of two processes found in its folder."""
+    script, port = ROOT / "tests" / "training" / "cache_of_two.py", free_port()
+    environment = without_cache(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu") | {SHORTEST.upper(): "0"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, script, folder, str(port), str(number)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for number, folder in enumerate(folders)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    return [int(output.split()[-1]) for output, _ in said]  # Gloo says something before
+
+
+@pytest.mark.slow
+def test_two_processes_keep_programs_in_a_folder_that_both_see(tmp_path):
+    found_by_two(tmp_path, tmp_path)
+    assert entries(tmp_path) and not list(tmp_path.glob(".seen-*"))
+    assert found_by_two(tmp_path, tmp_path)[0] > 0  # a CPU's programs have names of their own on each process
+
+
+@pytest.mark.slow
+def test_two_processes_keep_none_where_one_does_not_see_the_folder(tmp_path):
+    for _ in range(2):
+        assert found_by_two(tmp_path / "here", tmp_path / "there") == [0, 0]
+    assert not entries(tmp_path / "here") and not (tmp_path / "there").exists()
 
 
 def without_cache(**extra: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from lglsq_jax.errors import UserError
 from lglsq_jax.training import Checkpoints
-from tests.short_run import ROOT
+from tests.short_run import ROOT, free_port
 from tests.training.killed_while_saving import state_of
 
 # tensorstore ends orbax's event loop at the first damaged leaf and may finish another one after that
@@ -266,9 +265,7 @@ def test_killed_while_saving_it_goes_on_from_a_whole_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_process_0_of_two_saves_and_reads_alone(tmp_path):
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     processes = [python("two_processes.py", tmp_path / "float", port, number) for number in (0, 1)]
     for process in processes:
         output, error = process.communicate(timeout=600)

@@ -2,7 +2,6 @@
 
 import collections
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 import lglsq_jax as lq
 from lglsq_jax.training.collectives import Collective, collectives, complaints
-from tests.short_run import ROOT, simulated_devices
+from tests.short_run import ROOT, free_port, simulated_devices
 
 SCRIPT = Path(__file__).with_name("on_devices.py")
 PRESETS = lq.methods.names()
@@ -71,10 +70,8 @@ def test_two_processes_learn_the_same_as_one(tmp_path):
     alone = start(tmp_path / "one", "1x1", methods)
     said, _ = alone.communicate()
     assert alone.returncode == 0, said
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    both = [start(tmp_path / "two", "4x1,2x2", methods, f"127.0.0.1:{port}", 2, i) for i in range(2)]
+    coordinator = f"127.0.0.1:{free_port()}"
+    both = [start(tmp_path / "two", "4x1,2x2", methods, coordinator, 2, i) for i in range(2)]
     for process in both:
         said, _ = process.communicate(timeout=900)
         assert process.returncode == 0, said

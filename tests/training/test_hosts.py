@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lglsq_jax.training.watch import HUNG
-from tests.short_run import ROOT, SHORT, simulated_devices
+from tests.short_run import ROOT, SHORT, free_port, simulated_devices
 
 pytestmark = pytest.mark.long
 
@@ -25,12 +24,6 @@ def start(folder: Path, host: int | None, port: int, *flags, devices: int = 2) -
     return subprocess.Popen(
         list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def steps(folder: Path) -> int:
