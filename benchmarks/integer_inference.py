@@ -11,9 +11,9 @@ is compiled and what the compiler left is given back.
 
 --layers times every distinct convolution and linear layer by itself: from codes to the next codes where they are made
 of its sum alone, else to the sum, against the same layer in float with its bias and a ReLU. Both take turns, and the
-fastest of the rounds counts, in seconds of the processor, all threads together, so that other programs count little;
-pin it to one core (taskset -c 1) where others run. --lowering prints the seconds that lowering the three ResNets takes,
-by the clock and of the processor, which is what counts on a busy machine.
+fastest of the rounds counts, so that other programs count little; pinned to one core (taskset -c 1) it varies least.
+--lowering prints the seconds that lowering the three ResNets takes, by the clock and of the processor, which is what
+counts on a busy machine.
 """
 
 import argparse
@@ -198,20 +198,20 @@ def layer_functions(layer: list[Instruction], batch: int):
 
 
 def fastest_times(functions, rounds: int) -> list[float]:
-    """Returns the least seconds of the processor of each function; they take turns, of about 10 ms each."""
+    """Returns the least seconds of each function; they take turns, of about 10 ms each."""
     counts = []
     for function in functions:
         jax.block_until_ready(function())
-        began = time.process_time()
+        began = time.perf_counter()
         jax.block_until_ready(function())
-        counts.append(max(1, int(0.01 / max(time.process_time() - began, 1e-5))))
+        counts.append(max(1, int(0.01 / max(time.perf_counter() - began, 1e-5))))
     times = [float("inf")] * len(functions)
     for _ in range(rounds):
         for index, (function, count) in enumerate(zip(functions, counts, strict=True)):
-            began = time.process_time()
+            began = time.perf_counter()
             for _ in range(count):
                 jax.block_until_ready(function())
-            times[index] = min(times[index], (time.process_time() - began) / count)
+            times[index] = min(times[index], (time.perf_counter() - began) / count)
     return times
 
 

@@ -116,8 +116,8 @@ def test_it_is_for_all_platforms_and_holds_its_weights_and_no_float(program):
     assert [result.dtype for result in exported.out_avals] == [np.int32]
     assert_integers_only(exported)
     written = bytes(exported.serialize())
-    for path in ("stem", "fc"):  # a depthwise kernel is split into its taps
-        assert program.weights[path].tobytes() in written
+    stem, fc = program.weights["stem"], program.weights["fc"]  # a depthwise kernel is split into its taps
+    assert stem.tobytes() in written and fc.T.tobytes() in written  # the kernel of a product lies transposed
 
 
 def test_the_same_program_is_the_same_bytes_and_says_nothing_of_the_machine(program, tmp_path):

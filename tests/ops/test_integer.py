@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lglsq_jax.ops import Window
+from lglsq_jax.ops import Window, integer
 from lglsq_jax.ops.integer import convolve_int32, multiply_int32
 
 RANGES = [(-8, 7), (-128, 127), (0, 255)]
@@ -47,9 +47,10 @@ def test_a_padded_pointwise_convolution_of_unsigned_codes_sees_zeros_around():
 
 @pytest.mark.parametrize("total", [3, 255, 256, 9 * 127])
 @pytest.mark.parametrize("limits", RANGES)
-@pytest.mark.parametrize("batch", [0, 3])
-def test_sums_of_a_depthwise_kernel_are_exact_up_to_their_largest_size(batch, limits, total):
+@pytest.mark.parametrize("batch, branch", [(0, True), (3, True), (3, False)])
+def test_sums_of_a_depthwise_kernel_are_exact_up_to_their_largest_size(batch, branch, limits, total, monkeypatch):
     """The absolute weights of each channel add up to ``total``: to 255, int16 holds every sum of int8 codes."""
+    monkeypatch.setattr(integer, "_WORTH_A_BRANCH", 1 if branch else 10**6)
     rng = np.random.default_rng(total)
     sizes = np.stack([rng.permutation(total // 9 + (np.arange(9) < total % 9)) for _ in range(6)])
     assert (sizes.sum(1) == total).all() and sizes.max() <= 127
@@ -64,6 +65,9 @@ def test_sums_of_a_depthwise_kernel_are_exact_up_to_their_largest_size(batch, li
     expected = np.einsum("nhwcij,ijc->nhwc", patches, kernel[:, :, 0].astype(np.int64))
     known = jax.jit(lambda x: convolve_int32(x, kernel, window, limits[1]))(codes)
     given = jax.jit(lambda x, kernel: convolve_int32(x, kernel, window, limits[1]))(codes, kernel)
+    assert ("cond" in str(jax.make_jaxpr(lambda x: convolve_int32(x, kernel, window, limits[1]))(codes))) == (
+        branch and batch > 0 and total <= 255
+    )
     for found in (known, given):
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, expected)
