@@ -26,7 +26,7 @@ EWGS = gradients.GradientMethod(
 """LSQ with element-wise gradient scaling (Lee et al., CVPR 2021)."""
 
 PACT = gradients.GradientMethod(
-    scale_rule=gradients.PACTScale(),
+    scale_rule=gradients.PACTScale(step="clip"),
     round_rule=gradients.STE(),
     weight_transform=gradients.TanhNormalize(),
     weight_start="max",

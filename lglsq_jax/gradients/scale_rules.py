@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -151,16 +151,27 @@ class SSG:
 class PACTScale:
     r"""PACT's clip level :math:`\alpha = s Q_p`, whose gradient is :math:`g_\alpha = \sum g \, 1[v > Q_p]`.
 
-    The parameter here is the scale, so the chain rule gives :math:`g_s = Q_p \, g_\alpha`. The lower edge takes no
-    part.
+    The parameter here is the scale, so the chain rule gives :math:`g_s = Q_p \, g_\alpha`, and a descent step of rate
+    :math:`\lambda` moves the clip level by :math:`-\lambda Q_p^2 g_\alpha`. PACT descends in :math:`\alpha`, by
+    :math:`-\lambda g_\alpha`; that step is :math:`g_s = g_\alpha / Q_p`. The lower edge takes no part.
+
+    Attributes:
+        step: ``"scale"`` for the chain rule; ``"clip"`` for PACT's step, which :data:`lglsq_jax.methods.PACT` takes:
+            at 8 bits the other is 65,025 times as long.
 
     References: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018, eq. 3.
     """
+
+    step: Literal["scale", "clip"] = "scale"
+
+    def __post_init__(self):
+        if self.step not in ("scale", "clip"):
+            raise ValueError(f'`step` must be "scale" or "clip", got {self.step!r}')
 
     def terms(self, context: QuantizerContext) -> Sums:
         """Returns the gradients above the upper clip edge."""
         return (jnp.where(context.normalised > context.maximum, context.gradient, 0.0),)
 
     def scale_gradient(self, context: QuantizerContext, sums: Sums) -> Float[Array, "..."]:
-        """Returns ``Qp`` times the sum of the gradients above the upper clip edge."""
-        return context.maximum * sums[0]
+        """Returns the sum of the gradients above the upper clip edge, times ``Qp`` or over it."""
+        return context.maximum * sums[0] if self.step == "scale" else sums[0] / context.maximum

@@ -134,8 +134,8 @@ def _scale_gradient(grid, rule, g, v, q, inside, s, norm, p):
         return 0.0, 0.0, True
     if name == "lsq":
         return terms.sum(), abs(terms).sum(), True
-    if name == "pact":
-        above = grid.high * g * (v > grid.high)
+    if name in ("pact", "pact_clip"):
+        above = g * (v > grid.high) * (grid.high if name == "pact" else 1 / grid.high)
         return above.sum(), abs(above).sum(), True
     if name == "llsq":
         half, same, double = (

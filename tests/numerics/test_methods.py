@@ -24,7 +24,7 @@ def test_presets_are_the_compositions_of_the_method():
         "lsq_plus": (lq.LSQScale(), lq.STE(), lq.NoErrorRule()),
         "llsq": (lq.LLSQScale(), lq.STE(), lq.NoErrorRule()),
         "ewgs": (lq.LSQScale(), lq.STE(), lq.EWGS(0.2)),
-        "pact": (lq.PACTScale(), lq.STE(), lq.NoErrorRule()),
+        "pact": (lq.PACTScale(step="clip"), lq.STE(), lq.NoErrorRule()),
         "dorefa": (lq.FixedScale(), lq.STE(), lq.NoErrorRule()),
         "lg_lsq": (lq.SSG(tau=0.1, eta=0.01), lq.ASR(sharpness=2.0), lq.MDE(strength=0.05)),
     }

@@ -21,6 +21,7 @@ RULES = {
     "lsq": (lq.LSQScale(), ("lsq",)),
     "llsq": (lq.LLSQScale(), ("llsq",)),
     "pact": (lq.PACTScale(), ("pact",)),
+    "pact, clip": (lq.PACTScale(step="clip"), ("pact_clip",)),
     "ssg": (lq.SSG(0.1, 0.01), ("ssg", 0.1, 0.01)),
     "ssg, strong": (lq.SSG(3.0, 0.5), ("ssg", 3.0, 0.5)),
     "ssg, task only": (lq.SSG(0.1, 0.0), ("ssg", 0.1, 0.0)),
@@ -112,6 +113,22 @@ def test_scales_that_are_no_powers_of_two_agree_up_to_the_rounding_of_v(seed, bi
     expected = reference.gradients(grid, x, scale, g, scale_rule=("lsq",))
     found = scale_gradient(x, scale, None, g, spec=spec_of(grid))
     assert abs(found - expected.scale) <= 1e-6 * (expected.scale_size + np.abs(g).sum())
+
+
+@given(case=cases(), rate=st.floats(1e-4, 1.0))
+def test_a_step_of_pact_moves_its_clip_level_as_descent_in_it_does(case, rate):
+    """alpha = s Qp after a step of s is alpha minus the rate times the gradient of alpha, at any number of bits."""
+    by_scale, step = (
+        gradients(case, lq.GradientMethod(scale_rule=rule))[1].astype(np.float64)
+        for rule in (lq.PACTScale(), lq.methods.PACT.scale_rule)
+    )
+    moved, of_clip = case.grid.high * rate * step, rate * by_scale / case.grid.high
+    np.testing.assert_allclose(moved, of_clip, rtol=1e-5, atol=1e-30)
+
+
+def test_pact_names_its_steps():
+    with pytest.raises(ValueError, match='`step` must be "scale" or "clip", got \'alpha\''):
+        lq.PACTScale(step="alpha")
 
 
 @pytest.mark.parametrize("name", ["lsq", "llsq", "ssg, strong", "pact"])
