@@ -117,6 +117,7 @@ class Study:
         base: the config that settings and variants change.
         blocks: tables, in order.
         seeds: how many; each is a seed of the weights, of the order of the images, and of ``data.draw_seed``.
+        first_seed: of them; another study that is to confirm this one takes seeds that this one has not.
 
     Raises:
         UserError: a field is not known or out of range, or two blocks mean different things by the same names.
@@ -126,16 +127,18 @@ class Study:
     base: TrainConfig
     blocks: tuple[Block, ...]
     seeds: int = 10
+    first_seed: int = 0
 
     def __post_init__(self):
         _check_name(self.name)
         check_whole("seeds", self.seeds, 1)
+        check_whole("first_seed", self.first_seed, 0)
         if self.base.pretraining.start_from is not None:
             raise UserError("`start_from` of a study's base must be None: a study trains a float network a seed itself")
         if not self.blocks:
             raise UserError(f"the study {self.name} must have at least one block")
         known: dict[str, TrainConfig] = {}
-        for cell in self._cells_of_seed(0):
+        for cell in self._cells_of_seed(self.first_seed):
             if known.setdefault(cell.name, cell.config) != cell.config:
                 raise UserError(
                     f"two blocks of the study {self.name} must mean the same by {cell.setting}/{cell.variant}, "
@@ -145,7 +148,8 @@ class Study:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All runs, seed by seed, so that a study that is stopped has whole seeds; each once."""
-        return tuple(cell for seed in range(self.seeds) for cell in self._unique(seed))
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        return tuple(cell for seed in seeds for cell in self._unique(seed))
 
     def _unique(self, seed: int) -> list[Cell]:
         return list({cell.name: cell for cell in self._cells_of_seed(seed)}.values())

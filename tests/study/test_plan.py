@@ -21,6 +21,12 @@ def test_every_cell_is_a_plain_config_and_seeds_are_paired():
     assert (config.quantized.weight_bits, config.quantized.input_bits, config.quantized.epochs) == (2, 2, 2)
 
 
+def test_a_study_that_confirms_another_has_seeds_of_its_own():
+    cells = tiny_study(seeds=2, first_seed=7).cells
+    assert [cell.seed for cell in cells] == [7] * (len(cells) // 2) + [8] * (len(cells) // 2)
+    assert all(cell.config.seed == cell.config.data.draw_seed == cell.seed for cell in cells)
+
+
 def test_cells_share_a_float_network_unless_something_before_it_differs():
     noisy = Setting("noisy", {**W2A2.changes, "data.label_noise": 0.4})
     fast = Setting("fast", {**W2A2.changes, "quantized.scale_learning_rate": 1.0, "quantized.epochs": 1})
@@ -67,6 +73,7 @@ def test_a_change_that_cannot_be_is_refused_with_its_cell(changes, words):
         (lambda: Block("T", (W2A2,), (METHODS[0],) * 2, "lsq"), "each with a name of its own"),
         (lambda: Block("T", (W2A2,), METHODS, "pact"), "the baseline of 'T' must be one of lsq, lsq[+]asr, got 'pact'"),
         (lambda: tiny_study(seeds=0), "`seeds` must be a whole number of at least 1, got 0"),
+        (lambda: tiny_study(first_seed=-1), "`first_seed` must be a whole number of at least 0, got -1"),
         (lambda: Study("empty", BASE, ()), "must have at least one block"),
         (lambda: tiny_study(base=changed(BASE, {"pretraining.start_from": "x"})), "`start_from` of a study's base"),
     ],

@@ -1,0 +1,37 @@
+"""One question with seeds and images of its own: does SSG bear a learning rate of the scales that is too high for LSQ?
+
+    python -m lglsq_jax study configs/studies/scale_rate.py --processes 2
+
+Asked before the first run: at W2A2, with 3 and 10 times the usual rate of the scales, LG-LSQ, and LSQ with SSG alone,
+are better than LSQ. The robustness tables of methods.py, seeds 0 to 9 judged on the test set, came near it and could
+not claim it. Here are twenty other seeds, and 10,000 training images that no study has judged by. Four comparisons, 120
+runs.
+"""
+
+import dataclasses
+
+from _short_resnet8 import RATE, SHORT_RESNET8
+
+from lglsq_jax.study import Block, Setting, Study, Variant
+
+BITS = {"quantized.weight_bits": 2, "quantized.input_bits": 2}
+
+study = Study(
+    name="scale_rate",
+    base=dataclasses.replace(
+        SHORT_RESNET8, data=dataclasses.replace(SHORT_RESNET8.data, train_part="1/2", held_out=10_000)
+    ),
+    blocks=(
+        Block(
+            "A rate of the scales that is too high",
+            tuple(
+                Setting(f"resnet8-w2a2-scale-rate-x{factor}", {**BITS, "quantized.scale_learning_rate": factor * RATE})
+                for factor in (3, 10)
+            ),
+            (Variant("lsq"), Variant("lsq+ssg"), Variant("lg_lsq")),
+            baseline="lsq",
+        ),
+    ),
+    seeds=20,
+    first_seed=100,
+)
