@@ -9,6 +9,9 @@ from typing import Any
 
 from .errors import UserError
 
+PARTLY = ".part-"
+"""How the names of files begin that are being written."""
+
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
     """Writes ``data`` under ``path``: an earlier file of that name is replaced at once, or left as it was.
@@ -17,7 +20,7 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         OSError: the folder is missing, may not be written, or is full.
     """
     target = os.path.abspath(os.fspath(path))
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".part-")
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=PARTLY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

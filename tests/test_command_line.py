@@ -14,6 +14,8 @@ import pytest
 
 import lglsq_jax as lq
 from lglsq_jax.data.mock import mock_imagenet
+from lglsq_jax.errors import UserError
+from lglsq_jax.training import PretrainingConfig, TrainConfig
 from lglsq_jax.training.folder import RunFolder
 from tests.short_run import ROOT, SHORT
 
@@ -218,6 +220,64 @@ def test_a_mistake_with_a_run_is_one_sentence(case, command, copied):
 )
 def test_a_mistake_with_a_command_is_one_sentence(arguments, expected, command):
     assert_one_sentence(command(*arguments), expected)
+
+
+def test_a_damaged_checkpoint_is_named_by_the_commands_that_pass_over_it(command, copied):
+    for file in (copied.path / "checkpoints" / "quantized").glob("*/state/**/d/*"):
+        file.write_bytes(file.read_bytes()[:100])
+    outcome = command("lower", copied.path)
+    assert outcome.status == 2 and "warning: the checkpoint of step" in outcome.error
+    assert "those that there are are damaged" in outcome.error
+    outcome = command("inspect", copied.path)
+    assert outcome.status == 0 and "is damaged" in outcome.error
+
+
+def test_a_broken_promise_is_told_however_often_it_is_asked(train, copied):
+    summary = json.loads(copied.summary_file.read_text())
+    broken = {**summary, "promises_kept": False, "broken_promises": ["17 samples get another class"]}
+    copied.summary_file.write_text(json.dumps(broken))
+    for _ in range(2):
+        outcome = train(*SHORT, "--run-dir", copied.path)
+        assert outcome.status == 1 and "FAILED: " in outcome.error and "17 samples" in outcome.error
+
+
+def test_a_start_that_was_killed_before_its_config_goes_on(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    for name in ("run.lock", ".part-abcd"):
+        (folder.path / name).touch()
+    with folder.claimed(TrainConfig()):
+        assert folder.config_file.exists() and folder.environment_file.exists()
+
+
+def test_another_spelling_of_the_folder_to_start_from_is_the_same_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("base", str(tmp_path / "base"), "./base"):
+        with RunFolder(tmp_path / "run").claimed(TrainConfig(pretraining=PretrainingConfig(start_from=spelling))):
+            pass
+    with (
+        pytest.raises(UserError, match="start_from"),
+        RunFolder(tmp_path / "run").claimed(TrainConfig(pretraining=PretrainingConfig(start_from="other"))),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x = (", "config.py, line 1: '(' was never closed"),
+        ("import nupmy", "config.py imports nupmy, which is missing"),
+    ],
+)
+def test_a_config_that_python_cannot_read_is_one_sentence(text, expected, train, tmp_path):
+    (tmp_path / "config.py").write_text(text)
+    assert_one_sentence(train(tmp_path / "config.py"), expected)
+
+
+def test_texts_that_name_nothing_are_refused(train, command, tmp_path):
+    assert_one_sentence(train("digits", "--run-dir", ""), "`--run-dir` must be a folder, got an empty text")
+    (tmp_path / "study.txt").touch()
+    assert_one_sentence(command("study", tmp_path / "study.txt", "--list"), "must be Python and end in .py")
 
 
 def test_a_run_folder_of_another_config_is_refused_and_the_fields_are_named(train, finished_run):

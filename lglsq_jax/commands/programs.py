@@ -93,6 +93,8 @@ def _formats(options: Any) -> dict[str, Any]:
 def _targets(options: Any, formats: dict[str, Any], source: Path) -> Iterator[tuple[str, Any, Path]]:
     """Yields each format, the function that writes it, and the file."""
     folder, only = source.parent, None
+    if options.output == "":
+        raise UserError("`--output` must be a file or a folder, got an empty text")
     if options.output is not None:
         output = Path(options.output)
         folder, only = (output, None) if output.is_dir() else (output.parent, output)

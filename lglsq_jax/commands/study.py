@@ -59,6 +59,8 @@ def _chosen(cells: "Cells", options: Any) -> "list[Cell]":
         raise UserError(
             f"`--only` must match a cell, such as {cells.study.cells[0].name} or '*/seed0', got {options.only!r}"
         )
+    if options.processes is not None and options.processes < 1:
+        raise UserError(f"`--processes` must be a whole number of at least 1, got {options.processes}")
     if options.share is not None:
         index, count = _share(options.share)
         chosen = [cell for cell in chosen if cell.seed % count == index]
@@ -75,8 +77,6 @@ def _share(text: str) -> tuple[int, int]:
 def _trained(cells: "Cells", chosen: "list[Cell]", options: Any) -> int:
     from ..study import run_cells
 
-    if options.processes is not None and options.processes < 1:
-        raise UserError(f"`--processes` must be a whole number of at least 1, got {options.processes}")
     if options.processes in (None, 1):
         run_cells(cells, chosen, _say)
         return 0
@@ -150,9 +150,9 @@ def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
         try:
             place.mkdir(parents=True, exist_ok=True)
             write_whole(place / "tables.md", text.encode())
+            files = [str(place / "tables.md"), *(map(str, draw(found, place)) if can_plot() else ())]
         except OSError as error:
             raise UserError(f"cannot write to {place}: {error.strerror}") from None
-        files = [str(place / "tables.md"), *(map(str, draw(found, place)) if can_plot() else ())]
     notes = [_left(cells, chosen), *(["wrote " + ", ".join(files)] if files else [])]
     if files and not can_plot():
         notes.append("Matplotlib is not installed, so there are no figures; pip install matplotlib brings them")

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,6 +70,8 @@ def read(arguments: Sequence[str], configs: Path) -> tuple[Any, Any, str]:
     default = kind(**fields)
     description = (module.__doc__ or "").strip()
     given: Any = parse(kind, flags, default=default, prog=f"train.py {name}", description=description)
+    if given.run_dir == "":
+        raise UserError("`--run-dir` must be a folder, got an empty text")
     chosen = TrainConfig(**{name: getattr(given, name) for name in fields})
     return chosen, given, given.run_dir or f"runs/{file.stem}{'-dry-run' if given.dry_run else ''}"
 
@@ -152,15 +155,26 @@ def load_module(file: Path):
     """Returns the module of a Python file; what it builds may raise ``UserError``, which then names the file.
 
     Like a script, it may import the files beside it, wherever the command is given.
+
+    Raises:
+        UserError: it is not a Python file, or cannot be compiled.
     """
     spec = importlib.util.spec_from_file_location(f"configs.{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"the file must be Python and end in .py, got {file}")
     module, beside = importlib.util.module_from_spec(spec), str(file.resolve().parent)
     sys.path.insert(0, beside)
     try:
         spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except ModuleNotFoundError as error:
+        package = str(Path(__file__).parent.parent)
+        if any(frame.filename.startswith(package) for frame in traceback.extract_tb(error.__traceback__)[1:]):
+            raise  # it is this package that misses one
+        raise UserError(f"{file} imports {error.name}, which is missing from {sys.executable}") from None
     finally:
         sys.path.remove(beside)
     return module

@@ -69,7 +69,9 @@ class Report:
         found = self.findings
         lines = [f"wrote {self.page}, {self.page.stat().st_size:,} bytes, and {len(self.pictures)} pictures beside it"]
         if found.summary is None:
-            lines.append(f"the run is not finished: it is in its {found.phase or 'float'} phase, at step {found.step}")
+            where = f"in its {found.phase or 'float'} phase, at step {found.step}"
+            finished = "the run is finished, but its newest checkpoint that can be read is"
+            lines.append(f"{finished if found.folder.finished else 'the run is not finished: it is'} {where}")
         if found.sensitivity is not None and found.sensitivity.layers:
             worst = min(found.sensitivity.layers, key=lambda row: (row.alone.top1, -row.alone.loss))
             lines.append(

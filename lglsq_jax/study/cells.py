@@ -169,7 +169,10 @@ def _train(folder: Path, config: TrainConfig, last: str, stop) -> None:
         if last == "float":
             raise
         top1, diverged = 1 / open_dataset(config.data).num_classes, str(error)
-    write_json(folder / FINISHED, {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged})
+    try:
+        write_json(folder / FINISHED, {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged})
+    except OSError as error:
+        raise UserError(f"cannot write {folder / FINISHED}: {error.strerror}") from None
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

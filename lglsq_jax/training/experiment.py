@@ -14,7 +14,7 @@ from .bad_steps import BadSteps
 from .cache import compiled_once
 from .checkpoints import Checkpoints
 from .chosen_bits import choose_bits, keep_bits, kept_bits, mean_bits, sentence
-from .config import TrainConfig, as_dict, differences
+from .config import TrainConfig, as_dict, differences, from_dict
 from .deploy import (
     broken_promises,
     compare,
@@ -25,7 +25,7 @@ from .deploy import (
 )
 from .evaluation import evaluate, mesh_of
 from .folder import RunFolder
-from .hosts import on_first, told
+from .hosts import all_say, on_first, told
 from .log import RunLog, read_metrics
 from .network import Network
 from .networks import find_network
@@ -67,7 +67,7 @@ def run_experiment(
         with opened(folder, config, tables=tables) as log:
             summary = told(lambda: read_json(folder.summary_file) if folder.finished else None)
             if summary:
-                return summary
+                return _kept(summary)
             with compiled_once(folder.path / "cache"):
                 return _run(config, folder, dataset, log, stop)
 
@@ -102,13 +102,25 @@ def train_alone(
 
 def _run(config: TrainConfig, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest) -> dict[str, Any]:
     (trained, steps), mesh = _trained(config, folder, dataset, log, stop, "quantized"), mesh_of(config)
+    if not all_say(stop.signal is None):
+        stop.hear()
     stop.check("before the integers were made; the same command goes on from here")
     top1 = {phase: evaluate(network, dataset, config, mesh)["accuracy"] for phase, network in trained.items()}
     facts = {"step": steps, "float": top1["float"], "fake_quantized": top1["quantized"]}
-    summary = told(lambda: _deployed(config, folder, dataset, log, stop, trained["float"], trained["quantized"], facts))
-    if summary["broken"]:
-        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(summary["broken"]))
-    return summary["summary"]
+    networks = trained["float"], trained["quantized"]
+    return _kept(told(lambda: _deployed(config, folder, dataset, log, stop, *networks, facts)))
+
+
+def _kept(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the results of a run that has kept its promises.
+
+    Raises:
+        BrokenPromise: it has not, and says so however often it is asked.
+    """
+    if not summary["promises_kept"]:
+        broken = summary.get("broken_promises", ["see summary.json"])
+        raise BrokenPromise("the integer network is not the one that was trained: " + "; ".join(broken))
+    return summary
 
 
 def _trained(
@@ -194,6 +206,7 @@ def _deployed(
             "bytes": folder.program_file.stat().st_size,
         },
         **report_fields(report),
+        **({"broken_promises": broken} if (broken := broken_promises(report)) else {}),
         "dataset": dataset.name,
         "bits": {"weights": means[0], "inputs": means[1]},
         **({"layer_bits": bits} if bits else {}),
@@ -206,14 +219,15 @@ def _deployed(
         write_json(folder.summary_file, summary)
     except OSError as error:
         raise UserError(f"cannot write {folder.summary_file}: {error.strerror}") from None
-    return {"summary": summary, "broken": broken_promises(report)}
+    return summary
 
 
 def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop: StopRequest, damaged, bad_steps):
     """Returns the float network and the number of steps of its phase."""
     source, wanted = folder, config
     if config.pretraining.start_from is not None:
-        source, wanted = RunFolder.existing(config.pretraining.start_from)
+        source = RunFolder(Path(config.pretraining.start_from))
+        wanted = from_dict(told(lambda: as_dict(RunFolder.existing(source.path)[1])))
         changed = differences(as_dict(wanted)["model"], as_dict(config)["model"], "model.")
         if changed:
             raise UserError(f"`start_from` must be a run of the same network, but it differs in {', '.join(changed)}")

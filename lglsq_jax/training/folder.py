@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import PARTLY, read_json, write_json
 from .config import TrainConfig, as_dict, differences, from_dict
 
 _PACKAGES = ("lglsq_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -103,7 +103,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self.config_file.exists() and any(entry.name != "run.lock" for entry in self.path.iterdir()):
+            if not self.config_file.exists() and any(map(_foreign, self.path.iterdir())):
                 raise UserError(f"the run folder must be new or a run's, but {self.path} holds other files")
             lock = (self.path / "run.lock").open("a")
         except OSError as error:
@@ -119,7 +119,10 @@ class RunFolder:
     def _settle(self, config: TrainConfig) -> None:
         wanted = as_dict(config)
         if self.config_file.exists():
-            changed = differences(as_dict(from_dict(read_json(self.config_file))), wanted)
+            before = as_dict(from_dict(read_json(self.config_file)))
+            if _same_place(before["pretraining"]["start_from"], wanted["pretraining"]["start_from"]):
+                before["pretraining"]["start_from"] = wanted["pretraining"]["start_from"]
+            changed = differences(before, wanted)
             changed = [text for text in changed if not text.startswith(_MAY_CHANGE)]
             if changed:
                 raise UserError(
@@ -127,11 +130,21 @@ class RunFolder:
                     "name another folder with --run-dir"
                 )
         try:
+            write_json(self.config_file, wanted)
             if not self.environment_file.exists():
                 write_json(self.environment_file, environment())
-            write_json(self.config_file, wanted)
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
+
+
+def _same_place(before: str | None, now: str | None) -> bool:
+    """Whether two spellings, such as one that begins with ``/`` and one that does not, are of one folder."""
+    return before is not None and now is not None and Path(before).resolve() == Path(now).resolve()
+
+
+def _foreign(entry: Path) -> bool:
+    """Whether a start that failed, or was killed before it had written its config, cannot have left this behind."""
+    return entry.name != "run.lock" and not entry.name.startswith(PARTLY)
 
 
 def environment() -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """What a run says while it runs: ``metrics.jsonl``, TensorBoard events, and lines or a progress bar for people."""
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import rich.console
@@ -12,6 +13,7 @@ import rich.progress
 from ..errors import UserError
 from ..files import write_whole
 from ..inspection import Histogram
+from .events import Events
 from .folder import RunFolder
 from .layer_table import layer_table
 
@@ -30,7 +32,7 @@ class RunLog:
     def __init__(self, folder: RunFolder, *, tables: bool = False, console: rich.console.Console | None = None):
         self._folder, self._tables = folder, tables
         self._file = None
-        self._events = None
+        self._events: Events | None = None
         self._console = console or rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
@@ -38,12 +40,27 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         self.end_phase()
-        if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
+        with contextlib.ExitStack() as closing:
+            if kind is not None:  # what went wrong first is what people should read
+                closing.enter_context(contextlib.suppress(UserError))
+            if self._events is not None:
+                closing.callback(self._events.close)
+            closing.callback(self._close_metrics)
+
+    def _close_metrics(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with self._written():
+                file.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
 
     def say(self, text: str) -> None:
         """Shows people a line: above the bar on a terminal, plainly elsewhere."""
@@ -58,19 +75,14 @@ class RunLog:
 
     def begin_phase(self, phase: str, first_step: int, done: int, steps: int, *, resumed: bool) -> None:
         """Takes back the metrics of this phase that are later than its checkpoint, and starts the progress line."""
-        if self._file is not None:
-            self._file.close()
+        self._close_metrics()
         last = first_step + done if resumed else -1
         kept = [line for line in read_metrics(self._folder) if line["phase"] != phase or line["step"] <= last]
-        try:
+        with self._written():
             write_whole(self._folder.metrics_file, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._file = self._folder.metrics_file.open("a")
-        except OSError as error:
-            raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
         if self._events is None:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(self._folder.path / "tensorboard"), purge_step=first_step + done + 1)
+            self._events = Events(self._folder.path / "tensorboard", first_step + done + 1)
         if self._console.is_terminal:
             bar = [rich.progress.BarColumn(bar_width=20)] if self._console.width >= _WIDE else []
             self._progress = rich.progress.Progress(
@@ -98,13 +110,11 @@ class RunLog:
     def metrics(self, step: int, phase: str, split: str, values: dict[str, Any]) -> None:
         """Writes one line of metrics; values are numbers or nested dictionaries of numbers."""
         assert self._file is not None and self._events is not None
-        try:
+        with self._written():
             self._file.write(json.dumps({"step": step, "phase": phase, "split": split, **values}) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
         for name, value in _flat(values):
             if math.isfinite(value):
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                self._events.scalar(f"{split}/{name}", value, step)
 
     def layers(
         self,
@@ -121,28 +131,15 @@ class RunLog:
         assert self._events is not None
         for path, found in histograms.items():
             for kind, histogram in found.items():
-                centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
-                self._events.add_histogram_raw(
-                    f"{kind}/{path or 'model'}",
-                    min=histogram.edges[0],
-                    max=histogram.edges[-1],
-                    num=int(histogram.counts.sum()),
-                    sum=float(centres @ histogram.counts),
-                    sum_squares=float(centres**2 @ histogram.counts),
-                    bucket_limits=histogram.edges[1:].tolist(),
-                    bucket_counts=histogram.counts.tolist(),
-                    global_step=step,
-                )
+                self._events.histogram(f"{kind}/{path or 'model'}", histogram, step)
         if self._tables:
             self.say(layer_table(values))
 
     def flush(self) -> None:
         """Brings all metrics so far to disk."""
         if self._file is not None:
-            try:
+            with self._written():
                 self._file.flush()
-            except OSError as error:
-                raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The networks that a run's folder holds, built anew from its config and its checkpoints."""
 
 import dataclasses
+import sys
 from typing import Any
 
 from ..convert import quantize_model
@@ -46,13 +47,18 @@ def newest_snapshot(folder: RunFolder, config: TrainConfig) -> Snapshot | None:
 
 
 def _newest_good(folder: RunFolder, phase: str) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """Returns step, leaves and facts of a phase's newest checkpoint that is not damaged; None where there is none."""
+    """Returns step, leaves and facts of a phase's newest checkpoint that is not damaged; None where there is none.
+
+    Those that are damaged are named on standard error.
+    """
     checkpoints = Checkpoints(folder.checkpoints(phase))
     try:
         for step in checkpoints.steps:
             loaded = checkpoints.read(step)
             if not isinstance(loaded, str):
                 return step, *loaded
+            at = folder.checkpoints(phase)
+            print(f"warning: the checkpoint of step {step} in {at} is damaged ({loaded})", file=sys.stderr)
     finally:
         checkpoints.close()
     return None
@@ -123,7 +129,9 @@ def blank_float(config: TrainConfig, dataset: Dataset):
 def _from_checkpoint(folder: RunFolder, template: Network, phase: str) -> Network:
     found = _newest_good(folder, phase)
     if found is None:
-        raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but there is none yet")
+        there = folder.checkpoints(phase).is_dir() and any(folder.checkpoints(phase).iterdir())
+        what = "those that there are are damaged" if there else "there is none yet"
+        raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but {what}")
     step, leaves, _ = found
     return _filled(template, leaves, step)
 

@@ -8,6 +8,7 @@ import pytest
 import rich.console
 
 from lglsq_jax.commands.train import read
+from lglsq_jax.errors import UserError
 from lglsq_jax.inspection import Histogram
 from lglsq_jax.training.folder import RunFolder
 from lglsq_jax.training.layer_table import layer_table, most_clipped
@@ -158,3 +159,22 @@ def test_a_histogram_is_written_as_it_was_given(tmp_path):
     assert (value.histo.min, value.histo.max, value.histo.num) == (-1.5, 1.5, 5)
     assert (value.histo.sum, value.histo.sum_squares) == (-2 + 3, 5)
     assert list(value.histo.bucket) == [2, 0, 3] and list(value.histo.bucket_limit) == [-0.5, 0.5, 1.5]
+
+
+@pytest.mark.parametrize("full", ["metrics", "events"])
+@pytest.mark.parametrize("steps", [1, 2000], ids=["noticed at the end", "noticed while training"])
+def test_a_full_disk_is_one_sentence_wherever_it_is_noticed(steps, full, tmp_path):
+    sink = open("/dev/full", "w") if full == "metrics" else open("/dev/full", "wb", buffering=0)
+    with pytest.raises(UserError, match=r"cannot write .*: No space left"), RunLog(RunFolder(tmp_path)) as log:
+        log.begin_phase("float", 0, 0, steps, resumed=False)
+        assert log._file is not None and log._events is not None
+        if full == "metrics":
+            log._file.close()
+            log._file = sink
+        else:
+            log._events._writer._py_recordio_writer.close()
+            log._events._writer._py_recordio_writer._writer = sink
+        for step in range(steps):
+            log.metrics(step, "float", "train", {"loss": 1.0})
+    with contextlib.suppress(OSError):
+        sink.close()
