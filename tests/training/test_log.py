@@ -1,5 +1,6 @@
 """What a run shows and writes while it runs: progress line, table of layers, TensorBoard events."""
 
+import contextlib
 import io
 import json
 
