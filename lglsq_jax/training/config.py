@@ -172,11 +172,22 @@ class QuantizedConfig(BitOptions, PhaseConfig):
         check_number("freeze_threshold", self.freeze_threshold, 0, 1)
         check_number("freeze_threshold_start", self.freeze_threshold_start, 0, 1, open_low=True)
         check_number("oscillation_momentum", self.oscillation_momentum, 0, 1, open_low=True)
-        if self.freeze_threshold and check_method(self.method)[0] == "dorefa":
-            raise UserError("`freeze_threshold` must be 0 for dorefa, which rounds a function of the weights")
+        if check_method(self.method)[0] in ("dorefa", "pact"):
+            self._check_transformed()
         if not isinstance(self.track_oscillations, bool):
             raise UserError(f"`track_oscillations` must be True or False, got {self.track_oscillations!r}")
         object.__setattr__(self, "learning_rates", check_rates("learning_rates", self.learning_rates))
+
+    def _check_transformed(self) -> None:
+        """DoReFa and PACT round tanh(w) / max|tanh(w)|: a network that is not trained so is another one under them."""
+        what = f"{self.method}, which rounds a function of the weights"
+        if self.freeze_threshold:
+            raise UserError(f"`freeze_threshold` must be 0 for {what}")
+        for field in ("bit_choices", "progressive_bits"):
+            if getattr(self, field):
+                raise UserError(
+                    f"`{field}` must be empty for {what}: bits and scales are judged by weights as they are"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

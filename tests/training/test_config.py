@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from flax import nnx
@@ -109,3 +110,17 @@ def test_a_field_that_an_older_run_did_not_have_takes_its_default():
 def test_codes_of_transformed_weights_are_not_frozen():
     with pytest.raises(UserError, match=r"^`freeze_threshold` must be 0 for dorefa"):
         QuantizedConfig(method="dorefa+asr", freeze_threshold=0.01)
+
+
+@pytest.mark.parametrize("method", ["dorefa", "pact", "pact+asr"])
+@pytest.mark.parametrize(
+    "field",
+    [{"freeze_threshold": 0.02}, {"bit_choices": (2, 4), "size_budget": 3.0}, {"progressive_bits": (8, 3)}],
+    ids=lambda field: next(iter(field)),
+)
+def test_what_judges_weights_as_they_are_is_refused_where_a_function_of_them_is_rounded(method, field):
+    QuantizedConfig(method="lsq", **field)
+    with pytest.raises(
+        UserError, match=f"`{next(iter(field))}` must be (0|empty) for {re.escape(method)}, which rounds"
+    ):
+        QuantizedConfig(method=method, **field)
