@@ -124,7 +124,7 @@ class _Quantized:
             return None if variable is None else variable[...]
 
         return defer(
-            None if self.weights is None else self._quantizer_kernel(x.dtype),
+            None if self.weights is None else self._quantizer_kernel(self._kernel_dtype(x)),
             value(self.weight_scale),
             value(self.input_scale),
             value(self.input_offset),
@@ -133,6 +133,12 @@ class _Quantized:
             inputs=self.inputs,
             x_shape=x.shape,
         )
+
+    def _kernel_dtype(self, x: jax.ShapeDtypeStruct):
+        """The dtype in which a call with inputs ``x`` rounds the kernel."""
+        promote = self.promote_dtype  # pyright: ignore[reportAttributeAccessIssue]
+        kernel = jax.ShapeDtypeStruct(self.kernel.shape, self.kernel[...].dtype)
+        return jax.eval_shape(lambda x, kernel: promote((x, kernel, None), dtype=self.dtype)[1], x, kernel).dtype
 
     def _product(self, x, kernel, float_product, fused_product):
         if self.observer is not None and self.observer(x):

@@ -1,11 +1,13 @@
 """bfloat16 between layers, float32 codes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import lglsq_jax as lq
+from lglsq_jax.quantizers import float_codes
 
 WEIGHTS, INPUTS = lq.QuantSpec(8, channel_axis=-1), lq.QuantSpec(8, signed=False, batch_axis=0)
 
@@ -51,3 +53,15 @@ def test_a_layer_with_half_a_quantizer_is_refused():
     model = nnx.Sequential(lq.QuantLinear(4, 3, weights=WEIGHTS, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="'layers/0' must quantize its kernel and its inputs"):
         lq.compute_in(model, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_codes_that_accumulation_puts_off_are_those_of_evaluation(dtype):
+    spec = lq.QuantSpec(8, method=lq.methods.LSQ)
+    layer = lq.QuantLinear(64, 32, weights=spec, inputs=spec, rngs=nnx.Rngs(0))
+    layer.set_scales(weights=layer.start_weight_scale(), inputs=0.1)
+    expected = float_codes(layer.kernel[...], layer.weight_scale[...], None, spec)
+    if dtype is not None:
+        lq.compute_in(layer, dtype)
+    deferred = layer.defer(jax.ShapeDtypeStruct((8, 64), dtype or jnp.float32))
+    np.testing.assert_array_equal(np.asarray(deferred.codes, np.float32), expected)
