@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Makes an error of the operating system meanwhile one sentence, ``cannot write WHAT: ...``.
+
+    Raises:
+        UserError: the disk is full, a folder is missing or may not be written, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {what}: {error.strerror or error}") from None
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -108,11 +108,14 @@ class _Quantized:
         return self._quantizer_kernel(self.kernel[...].dtype if self.dtype is None else self.dtype)
 
     def _quantizer_kernel(self, dtype) -> Float[Array, "..."]:
+        """The kernel as a call with inputs of ``dtype`` gives it to its quantizer."""
         kernel = self.kernel[...]
         mask = getattr(self, "mask", None)
         if mask is not None:
             kernel = kernel * mask
-        return self.transformed(kernel.astype(dtype))
+        promote = self.promote_dtype  # pyright: ignore[reportAttributeAccessIssue]
+        _, kernel, _ = promote((jnp.zeros((), dtype), kernel, None), dtype=dtype)
+        return self.transformed(kernel)
 
     def defer(self, x: jax.ShapeDtypeStruct) -> Deferred:
         """Returns what puts off the gradient rules of one call, from the inputs of that call for the whole batch.
@@ -124,7 +127,7 @@ class _Quantized:
             return None if variable is None else variable[...]
 
         return defer(
-            None if self.weights is None else self._quantizer_kernel(self._kernel_dtype(x)),
+            None if self.weights is None else self._quantizer_kernel(x.dtype),
             value(self.weight_scale),
             value(self.input_scale),
             value(self.input_offset),
@@ -133,12 +136,6 @@ class _Quantized:
             inputs=self.inputs,
             x_shape=x.shape,
         )
-
-    def _kernel_dtype(self, x: jax.ShapeDtypeStruct):
-        """The dtype in which a call with inputs ``x`` rounds the kernel."""
-        promote = self.promote_dtype  # pyright: ignore[reportAttributeAccessIssue]
-        kernel = jax.ShapeDtypeStruct(self.kernel.shape, self.kernel[...].dtype)
-        return jax.eval_shape(lambda x, kernel: promote((x, kernel, None), dtype=self.dtype)[1], x, kernel).dtype
 
     def _product(self, x, kernel, float_product, fused_product):
         if self.observer is not None and self.observer(x):

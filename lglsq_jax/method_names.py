@@ -13,6 +13,8 @@ NAMES = (
     "dorefa",
     "lg_lsq",
 )
+OF_A_FUNCTION = ("pact", "dorefa")
+"""The methods with a ``weight_transform``: they round a function of the weights."""
 PARTS = ("ssg", "asr", "mde")
 """The parts of LG-LSQ, which are its rules for the scale, the rounding and the rounding error."""
 SCHEDULES = ("linear", "constant", "decaying", "cosine")

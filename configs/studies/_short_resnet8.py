@@ -23,3 +23,8 @@ SHORT_RESNET8 = TrainConfig(
     quantized=QuantizedConfig(epochs=2, learning_rate=RATE, warmup_epochs=0.2),
     keep_checkpoints=1,
 )
+
+
+def bits(width: int) -> dict[str, int]:
+    """The changes of a setting whose weights and inputs have so many bits."""
+    return {"quantized.weight_bits": width, "quantized.input_bits": width}

@@ -8,7 +8,7 @@ The four files come with Debian's package dataset-fashion-mnist. Sized for two C
 All of one table at one width: --only 'resnet8-w2a2/*'. A shorter study is seeds=5 below, which can claim nothing yet.
 """
 
-from _short_resnet8 import RATE, SHORT_RESNET8
+from _short_resnet8 import RATE, SHORT_RESNET8, bits
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 
@@ -19,10 +19,6 @@ NETWORKS = {
                   "pretraining.learning_rate": 0.02, "pretraining.weight_decay": 1e-4,
                   "quantized.learning_rate": 0.01, "quantized.weight_decay": 1e-4},
 }  # fmt: skip
-
-
-def bits(width: int) -> dict[str, int]:
-    return {"quantized.weight_bits": width, "quantized.input_bits": width}
 
 
 def named(*names: str) -> tuple[Variant, ...]:

@@ -6,7 +6,7 @@ Data, network and schedule are those of configs/studies/methods.py. What each op
 188 quantized steps, in which a moving average of the weight 0.01 does not settle: a long run may show more, or less.
 """
 
-from _short_resnet8 import SHORT_RESNET8
+from _short_resnet8 import SHORT_RESNET8, bits
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 
@@ -16,7 +16,7 @@ study = Study(
     blocks=(
         Block(
             title="Practice at W2A2",
-            settings=(Setting("resnet8-w2a2", {"quantized.weight_bits": 2, "quantized.input_bits": 2}),),
+            settings=(Setting("resnet8-w2a2", bits(2)),),
             variants=(
                 Variant("none", {}),
                 Variant("batch-norm-50", {"quantized.batch_norm_batches": 50}),

@@ -10,11 +10,9 @@ runs.
 
 import dataclasses
 
-from _short_resnet8 import RATE, SHORT_RESNET8
+from _short_resnet8 import RATE, SHORT_RESNET8, bits
 
 from lglsq_jax.study import Block, Setting, Study, Variant
-
-BITS = {"quantized.weight_bits": 2, "quantized.input_bits": 2}
 
 study = Study(
     name="scale_rate",
@@ -25,7 +23,9 @@ study = Study(
         Block(
             "A rate of the scales that is too high",
             tuple(
-                Setting(f"resnet8-w2a2-scale-rate-x{factor}", {**BITS, "quantized.scale_learning_rate": factor * RATE})
+                Setting(
+                    f"resnet8-w2a2-scale-rate-x{factor}", {**bits(2), "quantized.scale_learning_rate": factor * RATE}
+                )
                 for factor in (3, 10)
             ),
             (Variant("lsq"), Variant("lsq+ssg"), Variant("lg_lsq")),

@@ -145,14 +145,12 @@ def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
     text, files = report(cells, found), []
     place = cells.folder / "report"
     if cells.top1:
-        from ..files import write_whole
+        from ..files import write_whole, writing
 
-        try:
+        with writing(f"to {place}"):
             place.mkdir(parents=True, exist_ok=True)
             write_whole(place / "tables.md", text.encode())
-            files = [str(place / "tables.md"), *(map(str, draw(found, place)) if can_plot() else ())]
-        except OSError as error:
-            raise UserError(f"cannot write to {place}: {error.strerror}") from None
+        files = [str(place / "tables.md"), *(map(str, draw(found, place)) if can_plot() else ())]
     notes = [_left(cells, chosen), *(["wrote " + ", ".join(files)] if files else [])]
     if files and not can_plot():
         notes.append("Matplotlib is not installed, so there are no figures; pip install matplotlib brings them")

@@ -1,13 +1,11 @@
 """The report of a run, from its folder to ``report/`` in it."""
 
-import contextlib
 import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import write_whole
+from ..files import write_whole, writing
 from ..training.config import TrainConfig
 from ..training.folder import RunFolder
 from .distributions import Distribution
@@ -95,13 +93,13 @@ def write_report(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAM
             written.
     """
     place = folder.path / "report"
-    with _as_sentence(place):  # before minutes of work
+    with writing(f"the report to {place}"):  # before minutes of work
         place.mkdir(exist_ok=True)
         write_whole(place / ".writable", b"")
         (place / ".writable").unlink()
     findings = find(folder, config, samples)
     page, pictures = render(findings)
-    with _as_sentence(place):
+    with writing(f"the report to {place}"):
         for name, data in pictures.items():
             write_whole(place / name, data)
         write_whole(place / PAGE, page.encode())
@@ -109,14 +107,6 @@ def write_report(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAM
             if old.name not in pictures:
                 old.unlink()
     return Report(place / PAGE, tuple(place / name for name in pictures), findings)
-
-
-@contextlib.contextmanager
-def _as_sentence(place: Path):
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write the report to {place}: {error.strerror or error}") from None
 
 
 def _figures(part: Distribution | None) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import read_json, write_json, writing
 from ..training.config import TrainConfig, as_dict
 from .plan import Cell, Study
 
@@ -169,10 +169,8 @@ def _train(folder: Path, config: TrainConfig, last: str, stop) -> None:
         if last == "float":
             raise
         top1, diverged = 1 / open_dataset(config.data).num_classes, str(error)
-    try:
+    with writing(folder / FINISHED):
         write_json(folder / FINISHED, {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged})
-    except OSError as error:
-        raise UserError(f"cannot write {folder / FINISHED}: {error.strerror}") from None
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
@@ -182,10 +180,8 @@ def _result(folder: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[None]:
-    try:
+    with writing(f"to the study's folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / "log.txt").open("a")
-    except OSError as error:
-        raise UserError(f"cannot write to the study's folder {folder}: {error.strerror}") from None
     with log, contextlib.redirect_stdout(log):
         yield

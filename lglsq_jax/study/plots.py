@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..files import writing
 from .comparison import Row, Table
 
 _COLOURS = {"better": "tab:green", "worse": "tab:red"}
@@ -50,10 +50,8 @@ def draw(tables: Sequence[Table], folder: Path) -> list[Path]:
         right.set_xlabel(f"points against {table.block.baseline}: mean, 95 % t interval")
         figure.suptitle(table.block.title)
         file = folder / f"table{number}.png"
-        try:
+        with writing(file):
             figure.savefig(file, dpi=120)
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error.strerror}") from None
         written.append(file)
     return written
 

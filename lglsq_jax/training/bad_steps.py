@@ -8,6 +8,7 @@ from typing import Any
 from ..data import Dataset
 from ..data.pipeline import batch_indices
 from ..errors import UserError
+from ..files import writing
 from .config import TrainConfig
 from .hosts import first
 
@@ -40,11 +41,8 @@ class BadSteps:
             return
         indices = batch_indices(self._dataset, self._config.data, self._config.seed, step - 1)
         line = {"phase": self._phase, "step": step, "loss": repr(loss), "indices": indices.tolist()}
-        try:
-            with self.file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.file}: {error.strerror}") from None
+        with writing(self.file), self.file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def skip(self, step: int, loss: float) -> None:
         """Counts a step that was skipped.

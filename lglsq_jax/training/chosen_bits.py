@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..bit_allocation import allocate_bits, layer_divergence, multiply_adds
 from ..convert import calibrate, quantize_model
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import read_json, write_json, writing
 from ..paths import products
 from .config import QuantizedConfig, TrainConfig
 from .folder import RunFolder
@@ -65,10 +65,8 @@ def choose_bits(config: TrainConfig, model: nnx.Module, batches: Iterable[Float[
 def keep_bits(folder: RunFolder, bits: LayerBits) -> None:
     """Writes the chosen bits into the run's folder, whole or not at all."""
     fields = {path: {"weights": weights, "inputs": inputs} for path, (weights, inputs) in bits.items()}
-    try:
+    with writing(folder.bits_file):
         write_json(folder.bits_file, fields)
-    except OSError as error:
-        raise UserError(f"cannot write {folder.bits_file}: {error.strerror}") from None
 
 
 def kept_bits(folder: RunFolder, config: TrainConfig) -> LayerBits | None:

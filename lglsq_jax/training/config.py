@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data import DataConfig
 from ..errors import UserError
-from ..method_names import check_method
+from ..method_names import OF_A_FUNCTION, check_method
 from .bit_options import BitOptions, check_bit_options
 from .bounds import check_number, check_rates, check_whole
 from .networks import find_network
@@ -172,7 +172,7 @@ class QuantizedConfig(BitOptions, PhaseConfig):
         check_number("freeze_threshold", self.freeze_threshold, 0, 1)
         check_number("freeze_threshold_start", self.freeze_threshold_start, 0, 1, open_low=True)
         check_number("oscillation_momentum", self.oscillation_momentum, 0, 1, open_low=True)
-        if check_method(self.method)[0] in ("dorefa", "pact"):
+        if check_method(self.method)[0] in OF_A_FUNCTION:
             self._check_transformed()
         if not isinstance(self.track_oscillations, bool):
             raise UserError(f"`track_oscillations` must be True or False, got {self.track_oscillations!r}")

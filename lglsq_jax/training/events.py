@@ -4,12 +4,11 @@ TensorboardX's own ``SummaryWriter`` hands them to a thread. When a disk is full
 the next event waits for it for ever.
 """
 
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..files import writing
 from ..inspection import Histogram
 
 _FLUSH_AFTER = 60.0  # seconds
@@ -27,8 +26,9 @@ class Events:
         from tensorboardX.proto import event_pb2
 
         made: Any = event_pb2  # its classes are made when it is imported
-        self._folder, self._event, self._flushed = folder, made.Event, time.monotonic()
-        with self._written():
+        self._what = f"TensorBoard's events to {folder}"
+        self._event, self._flushed = made.Event, time.monotonic()
+        with writing(self._what):
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
             start = made.SessionLog(status=made.SessionLog.START)
@@ -59,19 +59,12 @@ class Events:
 
     def close(self) -> None:
         """Closes the file."""
-        with self._written():
+        with writing(self._what):
             self._writer.close()
 
     def _write(self, summary, step: int) -> None:
-        with self._written():
+        with writing(self._what):
             self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=summary))
             if time.monotonic() - self._flushed > _FLUSH_AFTER:
                 self._flushed = time.monotonic()
                 self._writer.flush()
-
-    @contextlib.contextmanager
-    def _written(self):
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot write TensorBoard's events to {self._folder}: {error.strerror}") from None

@@ -7,7 +7,7 @@ from typing import Any
 from ..convert import calibrate, quantize_model
 from ..data import DamagedImages, Dataset, open_dataset, train_batches
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import read_json, write_json, writing
 from ..models import load_torchvision
 from ..paths import quantized_layers
 from .bad_steps import BadSteps
@@ -215,10 +215,8 @@ def _deployed(
         "step": facts["step"],
         "training_seconds": round(sum(line["seconds"] for line in read_metrics(folder) if line["split"] == "test"), 1),
     }
-    try:
+    with writing(folder.summary_file):
         write_json(folder.summary_file, summary)
-    except OSError as error:
-        raise UserError(f"cannot write {folder.summary_file}: {error.strerror}") from None
     return summary
 
 

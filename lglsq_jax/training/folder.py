@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import PARTLY, read_json, write_json
+from ..files import PARTLY, read_json, write_json, writing
 from .config import TrainConfig, as_dict, differences, from_dict
 
 _PACKAGES = ("lglsq_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -129,12 +129,10 @@ class RunFolder:
                     f"the run folder {self.path} belongs to another config, which differs in {', '.join(changed)}; "
                     "name another folder with --run-dir"
                 )
-        try:
+        with writing(f"to the run folder {self.path}"):
             write_json(self.config_file, wanted)
             if not self.environment_file.exists():
                 write_json(self.environment_file, environment())
-        except OSError as error:
-            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror}") from None
 
 
 def _same_place(before: str | None, now: str | None) -> bool:

@@ -4,14 +4,14 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import rich.console
 import rich.progress
 
 from ..errors import UserError
-from ..files import write_whole
+from ..files import write_whole, writing
 from ..inspection import Histogram
 from .events import Events
 from .folder import RunFolder
@@ -52,15 +52,8 @@ class RunLog:
     def _close_metrics(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            with self._written():
+            with writing(self._folder.metrics_file):
                 file.close()
-
-    @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"cannot write {self._folder.metrics_file}: {error.strerror}") from None
 
     def say(self, text: str) -> None:
         """Shows people a line: above the bar on a terminal, plainly elsewhere."""
@@ -78,7 +71,7 @@ class RunLog:
         self._close_metrics()
         last = first_step + done if resumed else -1
         kept = [line for line in read_metrics(self._folder) if line["phase"] != phase or line["step"] <= last]
-        with self._written():
+        with writing(self._folder.metrics_file):
             write_whole(self._folder.metrics_file, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._file = self._folder.metrics_file.open("a")
         if self._events is None:
@@ -110,7 +103,7 @@ class RunLog:
     def metrics(self, step: int, phase: str, split: str, values: dict[str, Any]) -> None:
         """Writes one line of metrics; values are numbers or nested dictionaries of numbers."""
         assert self._file is not None and self._events is not None
-        with self._written():
+        with writing(self._folder.metrics_file):
             self._file.write(json.dumps({"step": step, "phase": phase, "split": split, **values}) + "\n")
         for name, value in _flat(values):
             if math.isfinite(value):
@@ -138,7 +131,7 @@ class RunLog:
     def flush(self) -> None:
         """Brings all metrics so far to disk."""
         if self._file is not None:
-            with self._written():
+            with writing(self._folder.metrics_file):
                 self._file.flush()
 
 

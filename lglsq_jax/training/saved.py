@@ -102,14 +102,16 @@ def quantized_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) 
 def _reached(folder: RunFolder, config: TrainConfig) -> Stage:
     """Returns the last stage that has a checkpoint, or the last of all where none has."""
     stages = stages_of(config)
-    for stage in reversed(stages):
-        checkpoints = Checkpoints(folder.checkpoints(stage.name))
-        try:
-            if checkpoints.steps:
-                return stage
-        finally:
-            checkpoints.close()
-    return stages[-1]
+    return next((stage for stage in reversed(stages) if _steps(folder, stage.name)), stages[-1])
+
+
+def _steps(folder: RunFolder, phase: str) -> list[int]:
+    """Returns the steps of a phase that have a checkpoint, good or damaged."""
+    checkpoints = Checkpoints(folder.checkpoints(phase))
+    try:
+        return checkpoints.steps
+    finally:
+        checkpoints.close()
 
 
 def float_network(folder: RunFolder, config: TrainConfig, dataset: Dataset) -> Network:
@@ -129,8 +131,7 @@ def blank_float(config: TrainConfig, dataset: Dataset):
 def _from_checkpoint(folder: RunFolder, template: Network, phase: str) -> Network:
     found = _newest_good(folder, phase)
     if found is None:
-        there = folder.checkpoints(phase).is_dir() and any(folder.checkpoints(phase).iterdir())
-        what = "those that there are are damaged" if there else "there is none yet"
+        what = "those that there are are damaged" if _steps(folder, phase) else "there is none yet"
         raise UserError(f"the run {folder.path} must have a checkpoint of its {phase} phase, but {what}")
     step, leaves, _ = found
     return _filled(template, leaves, step)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lglsq_jax as lq
+from lglsq_jax.method_names import OF_A_FUNCTION
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
 
@@ -31,6 +32,7 @@ def test_presets_are_the_compositions_of_the_method():
     assert [name for name in methods.names() if methods.get(name).learn_offset] == ["lsq_plus"]
     assert methods.LSQ_PLUS.weight_start == "sigma"
     assert [name for name in methods.names() if methods.get(name).weight_transform] == ["pact", "dorefa"]
+    assert OF_A_FUNCTION == ("pact", "dorefa")
 
 
 @pytest.mark.parametrize("name", lq.methods.names())

@@ -2,8 +2,7 @@
 
 import os
 
-from ...errors import UserError
-from ...files import write_whole
+from ...files import write_whole, writing
 
 
 def write_export(path: str | os.PathLike, data: bytes) -> None:
@@ -12,7 +11,5 @@ def write_export(path: str | os.PathLike, data: bytes) -> None:
     Raises:
         UserError: it cannot be written; an earlier file of that name is left as it was.
     """
-    try:
+    with writing(os.fspath(path)):
         write_whole(path, data)
-    except OSError as error:
-        raise UserError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from None
