@@ -1,6 +1,7 @@
 """Convolution and linear layers that own their scales: nnx's own layers with the product replaced."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +60,7 @@ class _Quantized:
                 raise ValueError(
                     "`weights` must have codes that fit int8: signed, or unsigned with at most 7 bits, got 8 bits"
                 )
+            weights = dataclasses.replace(weights, method=weights.method.for_weights())
         self.weights, self.inputs = weights, inputs
         unset = jnp.float32(jnp.nan)
         shape = () if weights is None else weights.scale_shape(self.kernel.shape)

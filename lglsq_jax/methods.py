@@ -30,8 +30,9 @@ PACT = gradients.GradientMethod(
     round_rule=gradients.STE(),
     weight_transform=gradients.TanhNormalize(),
     weight_start="max",
+    weight_scale_rule=gradients.FixedScale(),
 )
-"""Learned clip level for inputs, DoReFa's weights (Choi et al., 2018)."""
+"""Learned clip level for inputs, DoReFa's weights with their fixed scale (Choi et al., 2018)."""
 
 DOREFA = gradients.GradientMethod(
     scale_rule=gradients.FixedScale(),

@@ -4,6 +4,8 @@ The four files come with Debian's package dataset-fashion-mnist. Sized for two C
 12,000 training images (drawn anew for each seed) and two quantized epochs from a float network of six.
 """
 
+import dataclasses
+
 from lglsq_jax.data import DataConfig
 from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig
 
@@ -23,6 +25,10 @@ SHORT_RESNET8 = TrainConfig(
     quantized=QuantizedConfig(epochs=2, learning_rate=RATE, warmup_epochs=0.2),
     keep_checkpoints=1,
 )
+ON_OTHER_IMAGES = dataclasses.replace(
+    SHORT_RESNET8, data=dataclasses.replace(SHORT_RESNET8.data, train_part="1/2", held_out=10_000)
+)
+"""Judged by training images that no choice was made by, and trained on the rest of their half."""
 
 
 def bits(width: int) -> dict[str, int]:

@@ -8,17 +8,13 @@ not claim it. Here are twenty other seeds, and 10,000 training images that no st
 runs.
 """
 
-import dataclasses
-
-from _short_resnet8 import RATE, SHORT_RESNET8, bits
+from _short_resnet8 import ON_OTHER_IMAGES, RATE, bits
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 
 study = Study(
     name="scale_rate",
-    base=dataclasses.replace(
-        SHORT_RESNET8, data=dataclasses.replace(SHORT_RESNET8.data, train_part="1/2", held_out=10_000)
-    ),
+    base=ON_OTHER_IMAGES,
     blocks=(
         Block(
             "A rate of the scales that is too high",

@@ -40,6 +40,8 @@ class GradientMethod:
         weight_transform: float map that layers apply to weights before quantizing them (DoReFa), or None.
         weight_start: how calibration starts weight scales, as in ``init_scale``; None leaves it to the caller.
         input_start: the same for input scales.
+        weight_scale_rule: the scale rule of weights where it is not ``scale_rule`` (PACT learns the clip level of
+            inputs only), or None. Layers take it for their weights, by ``for_weights``.
     """
 
     scale_rule: ScaleRule = dataclasses.field(default_factory=LSQScale)
@@ -49,20 +51,30 @@ class GradientMethod:
     weight_transform: TanhNormalize | None = None
     weight_start: str | None = None
     input_start: str | None = None
+    weight_scale_rule: ScaleRule | None = None
 
     def __post_init__(self):
         for name, protocol, member in (
             ("scale_rule", ScaleRule, "scale_gradient"),
             ("round_rule", RoundRule, "slope"),
             ("error_rule", ErrorRule, "factor"),
+            ("weight_scale_rule", ScaleRule, "scale_gradient"),
         ):
             rule = getattr(self, name)
+            if rule is None and name == "weight_scale_rule":
+                continue
             if isinstance(rule, type) or not isinstance(rule, protocol):
                 raise TypeError(f"`{name}` must be an object with a method `{member}`, got {rule!r}")
             try:
                 hash(rule)
             except TypeError:
                 raise TypeError(f"`{name}` must be hashable, such as a frozen dataclass, got {rule!r}") from None
+
+    def for_weights(self) -> "GradientMethod":
+        """Returns the method as weights learn by it: with ``weight_scale_rule`` as its one scale rule."""
+        if self.weight_scale_rule is None:
+            return self
+        return dataclasses.replace(self, scale_rule=self.weight_scale_rule, weight_scale_rule=None)
 
     def input_gradient(self, context: QuantizerContext) -> Float[Array, "*shape"]:
         r"""Returns :math:`g_x = g \cdot I \cdot r'(v) \cdot f(g, e, p)` in float32."""

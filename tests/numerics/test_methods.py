@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import lglsq_jax as lq
 from lglsq_jax.method_names import OF_A_FUNCTION
@@ -33,6 +34,21 @@ def test_presets_are_the_compositions_of_the_method():
     assert methods.LSQ_PLUS.weight_start == "sigma"
     assert [name for name in methods.names() if methods.get(name).weight_transform] == ["pact", "dorefa"]
     assert OF_A_FUNCTION == ("pact", "dorefa")
+    assert [name for name in methods.names() if methods.get(name).weight_scale_rule] == ["pact"]
+
+
+def test_pact_learns_the_clip_level_of_inputs_and_keeps_the_scale_of_weights():
+    assert lq.methods.PACT.for_weights() == dataclasses.replace(
+        lq.methods.DOREFA, scale_rule=lq.FixedScale(), round_rule=lq.STE()
+    )
+    assert lq.methods.LSQ.for_weights() is lq.methods.LSQ
+    spec = lq.QuantSpec(3, method=lq.methods.get("pact+ssg"))
+    layer = lq.QuantLinear(4, 3, weights=spec, inputs=spec, rngs=nnx.Rngs(0))
+    assert layer.inputs == spec and layer.weights.method.scale_rule == lq.FixedScale()
+    layer.set_scales(weights=1 / 3, inputs=0.1)
+    x = jnp.linspace(-1.0, 1.0, 8).reshape(2, 4)
+    gradient = nnx.grad(lambda layer: (layer(x) ** 2).sum())(layer)
+    assert gradient["weight_scale"][...] == 0 and gradient["input_scale"][...] != 0
 
 
 @pytest.mark.parametrize("name", lq.methods.names())
@@ -175,6 +191,7 @@ def test_a_rule_that_cannot_be_hashed_is_refused():
         ("scale_rule", lq.LSQScale, "scale_gradient"),
         ("scale_rule", lq.ASR(), "scale_gradient"),
         ("round_rule", lq.SSG(), "slope"),
+        ("weight_scale_rule", lq.STE(), "scale_gradient"),
         ("error_rule", None, "factor"),
     ],
 )
