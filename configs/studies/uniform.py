@@ -2,8 +2,8 @@
 
     python -m lglsq_jax study configs/studies/uniform.py --processes 2
 
-Asked before the first run: at W2A2, ASR with MDE on LSQ, on LSQ+ and on PACT is better than each with STE. The tables of
-methods.py, seeds 0 to 9 judged on the test set, could not say so. Here are twenty other seeds, and 10,000 training
+Asked before the first run: at W2A2, ASR with MDE on LSQ, on LSQ+ and on PACT is better than each with STE. The tables
+of methods.py, seeds 0 to 9 judged on the test set, could not say so. Here are twenty other seeds, and 10,000 training
 images by which no constant was chosen. Three comparisons, 120 runs.
 """
 

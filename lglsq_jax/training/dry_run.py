@@ -4,7 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
+from ..batch_norm import reestimate_batch_norm
 from ..data import open_dataset
+from ..data.dataset import gather, normalize
 from ..data.mock import mock_imagenet
 from ..errors import UserError
 from ..models import save_torchvision
@@ -42,7 +47,7 @@ def dry_run(config: TrainConfig, run_dir: str | Path, *, tables: bool = False) -
 
 
 def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path, tables: bool) -> dict[str, Any]:
-    save_torchvision(build_float(config, open_dataset(config.data)), weights)
+    _make_up_weights(config, weights)
     try:
         run_experiment(config, run, StopRequest(after_steps=_STOP_AFTER), tables=tables)
     except Stopped as stopped:
@@ -50,6 +55,19 @@ def _stopped_and_continued(config: TrainConfig, weights: Path, run: Path, tables
     else:
         raise AssertionError("a run that was asked to stop went on to its end")
     return run_experiment(config, run, tables=tables)
+
+
+def _make_up_weights(config: TrainConfig, file: Path) -> None:
+    """Writes random weights with the statistics of batch norm that they have on the images, as a trained network has.
+
+    With those of a new network, mean 0 and variance 1, values shrink from layer to layer until the scales are measured
+    on next to nothing; trained from there, some networks explode.
+    """
+    dataset = open_dataset(config.data)
+    model = build_float(config, dataset)
+    images, _ = gather(dataset, dataset.test, np.arange(len(dataset.test)))
+    reestimate_batch_norm(model, [jnp.asarray(normalize(dataset, images))])
+    save_torchvision(model, file)
 
 
 def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
