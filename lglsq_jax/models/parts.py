@@ -1,6 +1,6 @@
 """What the networks are made of: convolution, batch norm and linear layers with TorchVision's geometry and start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,23 +18,26 @@ torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def conv(
     in_features: int,
     out_features: int,
-    kernel_size: int,
+    kernel_size: int | Sequence[int],
     stride: int,
     rngs: nnx.Rngs,
     groups: int = 1,
     start: Callable[..., Array] = he_normal,
 ) -> nnx.Conv:
-    """A convolution without bias, padded by ``(kernel_size - 1) // 2`` on every side.
+    """A convolution without bias, padded so that each side is divided by the stride, rounded up.
 
-    The padding is explicit because ``"SAME"`` pads only below and to the right at stride 2, which shifts every
-    feature map against weights trained elsewhere. Several groups are convolved in the way that is fast on the machine.
+    ``kernel_size`` is one for both sides, or height and width. There are ``(size - 1) // 2`` zeros above and to the
+    left and ``size // 2`` below and to the right, equally many for an odd size. The padding is explicit because
+    ``"SAME"`` pads only below and to the right at stride 2, which shifts every feature map against weights trained
+    elsewhere. Several groups are convolved in the way that is fast on the machine.
     """
+    sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
     return nnx.Conv(
         in_features,
         out_features,
-        (kernel_size, kernel_size),
+        sizes,
         strides=(stride, stride),
-        padding=((kernel_size - 1) // 2,) * 2,
+        padding=tuple(((size - 1) // 2, size // 2) for size in sizes),
         feature_group_count=groups,
         use_bias=False,
         kernel_init=start,

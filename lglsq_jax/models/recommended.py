@@ -6,6 +6,7 @@ from flax import nnx
 
 from ..convert import Rule
 from ..spec import QuantSpec
+from .ds_cnn import DSCNN
 from .mobilenet import MobileNetV2
 from .resnet import ResNet
 from .shufflenet import ShuffleNetV2
@@ -88,6 +89,14 @@ def _shufflenet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> li
     ]
 
 
+def _ds_cnn_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
+    return [
+        Rule(r".*", weights=weights, inputs=inputs),
+        Rule(r"blocks/\d+/depthwise", weights=_per_channel(weights), inputs=inputs),
+        *end_rules("conv1", "fc", weights, inputs),
+    ]
+
+
 def end_rules(first: str, last: str, weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:
     """Returns the rules of a network's two ends: its first convolution and its last linear layer, at 8 bits.
 
@@ -132,5 +141,11 @@ _STREAMS: dict[type, list[tuple[str, bool]]] = {
     ResNet: [(r"stem|.*/out", False), (r".*/branch", True), (r".*/downsample/2", True)],
     MobileNetV2: [(r"features/\d+/(branch|out)", True)],
     ShuffleNetV2: [],
+    DSCNN: [],
 }
-_RULES = {ResNet: _resnet_rules, MobileNetV2: _mobilenet_rules, ShuffleNetV2: _shufflenet_rules}
+_RULES = {
+    ResNet: _resnet_rules,
+    MobileNetV2: _mobilenet_rules,
+    ShuffleNetV2: _shufflenet_rules,
+    DSCNN: _ds_cnn_rules,
+}

@@ -18,9 +18,9 @@ class ModelConfig:
     """The network."""
 
     name: str = "resnet8"
-    """A network of lglsq_jax.models, such as resnet8, resnet20, resnet18, mobilenet_v2, shufflenet_v2."""
+    """A network of lglsq_jax.models, such as resnet8, resnet20, resnet18, mobilenet_v2, shufflenet_v2, ds_cnn."""
     stem_stride: int | None = None
-    """Stride of the first convolution (resnet8, resnet20, mobilenet_v2, shufflenet_v2); None: the network's own."""
+    """Stride of the first convolution (resnet8, resnet20, mobilenet_v2, shufflenet_v2, ds_cnn); None: its own."""
     stem_pool: bool | None = None
     """Whether max pooling follows the first convolution (shufflenet_v2); None: the network's own, which is yes."""
     width: float | None = None

@@ -81,6 +81,7 @@ NETWORKS = {
         Network("resnet50"),
         Network("mobilenet_v2", _STRIDE | {"width", "dropout"}, first="features/0/0", last="classifier/1"),
         Network("shufflenet_v2", _STRIDE | {"width", "stem_pool"}, widths=(0.5, 1.0, 1.5, 2.0), first="conv1/0"),
+        Network("ds_cnn", _STRIDE),
     )
 }
 

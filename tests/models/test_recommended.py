@@ -66,10 +66,14 @@ def test_channels_stay_channels_in_the_matrix_of_the_last_layer(axis, expected):
 
 @pytest.mark.parametrize(
     ("build", "ends"),
-    [(models.mobilenet_v2, ("features/0/0", "classifier/1")), (models.shufflenet_v2, ("conv1/0", "fc"))],
+    [
+        (models.mobilenet_v2, ("features/0/0", "classifier/1")),
+        (models.shufflenet_v2, ("conv1/0", "fc")),
+        (models.ds_cnn, ("conv1", "fc")),
+    ],
 )
 def test_mobile_networks_have_channel_scales_where_depthwise_and_signed_inputs_where_nothing_clips_at_zero(build, ends):
-    model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build(in_channels=3, rngs=nnx.Rngs(0)))
     weights, inputs = QuantSpec(bits=4), QuantSpec(bits=4, signed=False, batch_axis=0)
     rules = models.recommended_rules(model, weights=weights, inputs=inputs)
     modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
@@ -83,7 +87,7 @@ def test_mobile_networks_have_channel_scales_where_depthwise_and_signed_inputs_w
         assert rule.weights == (QuantSpec(bits=4, channel_axis=-1) if depthwise else weights)
         assert rule.inputs.bits == 4
         signed |= {path} if rule.inputs.signed else set()
-    assert signed == inputs_below_zero(build) - {ends[0]}
+    assert signed == inputs_below_zero(build, in_channels=3) - {ends[0]}
 
 
 def inputs_below_zero(build, kind: type = nnx.Conv, **arguments) -> set[str]:
@@ -144,10 +148,12 @@ def test_a_class_of_its_own_has_the_stream_of_the_network_it_is():
     assert rule.values is not None and rule.values.signed
 
 
-def test_a_stream_that_is_not_there_is_refused():
+@pytest.mark.parametrize(("build", "name"), [(models.shufflenet_v2, "ShuffleNetV2"), (models.ds_cnn, "DSCNN")])
+def test_a_stream_that_is_not_there_is_refused(build, name):
     stream = QuantSpec(8, batch_axis=0)
-    with pytest.raises(ValueError, match="`stream` must be None for ShuffleNetV2, which has no residual additions"):
-        models.recommended_rules(nnx.eval_shape(lambda: models.shufflenet_v2(rngs=nnx.Rngs(0))), stream=stream)
+    message = f"`stream` must be None for {name}, which has no residual additions"
+    with pytest.raises(ValueError, match=message):
+        models.recommended_rules(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))), stream=stream)
 
 
 def test_a_model_with_rules_of_its_own_says_where_its_stream_is():
@@ -158,5 +164,7 @@ def test_a_model_with_rules_of_its_own_says_where_its_stream_is():
 
 
 def test_a_network_without_rules_is_refused():
-    with pytest.raises(TypeError, match=r"`model` must be one of .*\(ResNet, MobileNetV2, ShuffleNetV2\), got Linear"):
+    with pytest.raises(
+        TypeError, match=r"`model` must be one of .*\(ResNet, MobileNetV2, ShuffleNetV2, DSCNN\), got Linear"
+    ):
         models.recommended_rules(nnx.eval_shape(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))))

@@ -78,6 +78,8 @@ def test_an_option_that_a_network_lacks_is_refused():
         ModelConfig("resnet18", stem_stride=2)
     with pytest.raises(UserError, match=r"^`width` must be None for resnet20, which takes stem_stride; got 0.5$"):
         ModelConfig("resnet20", width=0.5)
+    with pytest.raises(UserError, match=r"^`dropout` must be None for ds_cnn, which takes stem_stride; got 0.2$"):
+        ModelConfig("ds_cnn", dropout=0.2)
     with pytest.raises(UserError, match=r"^`width` must be one of 0.5, 1, 1.5, 2 for shufflenet_v2, got 0.7$"):
         ModelConfig("shufflenet_v2", width=0.7)
 
