@@ -12,7 +12,7 @@ from .parts import apply, batch_norm, check_images, conv, linear, require_count
 
 
 class DepthwiseSeparable(nnx.Module):
-    """3x3 depthwise and 1x1 pointwise convolution, each with batch norm and ReLU (Zhang et al., section 3).
+    """3x3 depthwise and 1x1 pointwise convolution, each with batch norm and ReLU.
 
     Modules: ``depthwise``, ``bn1``, ``pointwise``, ``bn2``.
     """

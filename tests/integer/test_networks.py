@@ -1,4 +1,4 @@
-"""All five networks at full width, with random weights and batch statistics, as integers in a file."""
+"""The five networks of the paper, and DS-CNN, at full width with random weights and statistics: integers in a file."""
 
 import functools
 
@@ -23,6 +23,7 @@ ENDS = {
     "resnet50": ("conv1", "fc"),
     "mobilenet_v2": ("features/0/0", "classifier/1"),
     "shufflenet_v2": ("conv1/0", "fc"),
+    "ds_cnn": ("conv1", "fc"),
 }
 """Every network, and its two layers at 8 bits."""
 
@@ -57,7 +58,7 @@ def lowered(name: str) -> lq.integer.IntegerProgram:
 def randomised(name: str) -> nnx.Module:
     """The float network with every array drawn by NumPy, which compiles nothing."""
     build = getattr(lq.models, name)
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(num_classes=CLASSES, rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(num_classes=CLASSES, in_channels=3, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
