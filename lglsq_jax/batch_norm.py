@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
+from .batches import Inputs, calls
 from .paths import named_modules
 from .variables import RunningStatistic
 
@@ -74,7 +75,7 @@ def set_batch_norm_groups(model: nnx.Module, groups: int) -> None:
             raise ValueError(f"batch norm {path!r} must be lq.BatchNorm to be taken in {groups} groups")
 
 
-def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Float[Array, "n ..."]]) -> int:
+def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Inputs]) -> int:
     r"""Sets the running statistics of every batch norm of ``model``, in place, to those of the batches.
 
     At low bits a weight that lies between two codes moves from one to the other in the last steps, and with it the mean
@@ -89,27 +90,30 @@ def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Float[Array, "n .
     Args:
         model: any nnx model; only its batch norms change.
         batches: training inputs as the model takes them, each as large as those of training; several thousand samples.
+            An array each, or a tuple of the positional arguments of a call where the model takes several. No labels.
 
     Returns:
         How many batch norms were set; 0 for a model without one.
 
     Raises:
-        ValueError: there is no batch, or the statistics of a batch norm (named) are not finite.
+        ValueError: there is no batch, the model does not take as many arrays as one holds, or the statistics of a batch
+            norm (named) are not finite.
+        TypeError: ``batches`` are one array, or a batch is neither an array nor a tuple of arrays.
 
     References: Sun et al., "Hybrid 8-bit Floating Point (HFP8) Training", NeurIPS 2019, section 3.2; Nagel et al.,
     "Overcoming Oscillations in Quantization-Aware Training", ICML 2022, section 3.2.
     """
     norms = _norms(model)
     graph, state = nnx.split(model)
-    observe = jax.jit(lambda state, batch: observed_batch_norm(nnx.merge(graph, state), batch))
-    measured = joined_batch_norm([jax.device_get(observe(state, jnp.asarray(batch))) for batch in batches])
+    observe = jax.jit(lambda state, *arguments: observed_batch_norm(nnx.merge(graph, state), *arguments))
+    measured = joined_batch_norm([jax.device_get(observe(state, *each)) for each in calls(model, batches)])
     for path, norm in norms.items():
         norm.mean[...], norm.var[...] = (jnp.asarray(array, norm.mean.dtype) for array in measured[path])
     return len(norms)
 
 
-def observed_batch_norm(model: nnx.Module, batch: Float[Array, "n ..."]) -> Statistics:
-    """Returns mean and variance of what every batch norm of ``model`` sees of one batch, by the norm's path.
+def observed_batch_norm(model: nnx.Module, *arguments: Shaped[Array, "n ..."]) -> Statistics:
+    """Returns mean and variance of what every batch norm of ``model`` sees in one call, by the norm's path.
 
     The model is used up: it is in evaluation mode afterwards and its running statistics are those of the batch.
     """
@@ -117,7 +121,7 @@ def observed_batch_norm(model: nnx.Module, batch: Float[Array, "n ..."]) -> Stat
     norms = _norms(model)
     for norm in norms.values():
         norm.use_running_average, norm.momentum = False, 0.0  # the running statistics become those of the batch
-    model(batch)  # pyright: ignore[reportCallIssue]
+    model(*arguments)  # pyright: ignore[reportCallIssue]
     return {path: (norm.mean[...], norm.var[...]) for path, norm in norms.items()}
 
 

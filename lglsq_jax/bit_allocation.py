@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import ArrayLike, Float
 
+from .batches import Inputs, arguments, calls
 from .convert import Rule
 from .inspection import check_scales
 from .layer_sensitivity import switched_logits
@@ -21,7 +21,7 @@ from .paths import products, quantized_layers
 Choice = TypeVar("Choice", bound=Hashable)
 
 
-def layer_divergence(model: nnx.Module, batches: Iterable[Float[ArrayLike, "n ..."]]) -> dict[str, float]:
+def layer_divergence(model: nnx.Module, batches: Iterable[Inputs]) -> dict[str, float]:
     r"""Returns how much rounding in one layer alone changes the predictions of ``model``, for each quantized layer.
 
     .. math:: D_l = \frac{1}{n} \sum_i \mathrm{KL}(\mathrm{softmax}\, z_i \,\|\, \mathrm{softmax}\, z^l_i)
@@ -34,14 +34,16 @@ def layer_divergence(model: nnx.Module, batches: Iterable[Float[ArrayLike, "n ..
     Args:
         model: with quantized layers, calibrated; logits are ``[n, classes]``. It is run in evaluation mode and not
             changed. The kernels go through the method's float transform (DoReFa) in all runs.
-        batches: what the model takes, best of one size.
+        batches: what the model takes, best of one size: an array each, or a tuple of the positional arguments of a
+            call where it takes several. Without labels.
 
     Returns:
         The divergence by path of the layer, finite and at least 0.
 
     Raises:
-        ValueError: there is no quantized layer or no batch, a scale is not set, or a layer's quantizers cannot be
-            switched.
+        ValueError: there is no quantized layer or no batch, a scale is not set, the model does not take as many arrays
+            as a batch holds, or a layer's quantizers cannot be switched.
+        TypeError: ``batches`` are one array, or a batch is neither an array nor a tuple of arrays.
     """
     paths = [path for path, _ in quantized_layers(model)]
     if not paths:
@@ -50,32 +52,36 @@ def layer_divergence(model: nnx.Module, batches: Iterable[Float[ArrayLike, "n ..
     graph, state = nnx.split(model)
 
     @jax.jit
-    def log_probabilities(state, setting, images):
-        return jax.nn.log_softmax(switched_logits(graph, state, setting, images))
+    def log_probabilities(state, setting, inputs):
+        return jax.nn.log_softmax(switched_logits(graph, state, setting, *inputs))
 
     @jax.jit
     def divergence(true, found):
         return jnp.sum(jnp.exp(true) * (true - found))
 
     settings, sums, samples = np.eye(len(paths), dtype=bool), np.zeros(len(paths)), 0
-    for images in batches:
-        images = jnp.asarray(images)
-        samples += len(images)
-        true = log_probabilities(state, np.zeros(len(paths), bool), images)
-        sums += [float(divergence(true, log_probabilities(state, setting, images))) for setting in settings]
+    for inputs in calls(model, batches):
+        true = log_probabilities(state, np.zeros(len(paths), bool), inputs)
+        samples += len(true)
+        sums += [float(divergence(true, log_probabilities(state, setting, inputs))) for setting in settings]
     if not samples:
         raise ValueError("`batches` must hold at least one sample, got none")
     return dict(zip(paths, np.maximum(sums / samples, 0).tolist(), strict=True))
 
 
-def multiply_adds(model: nnx.Module, example: Float[ArrayLike, "n ..."]) -> dict[str, int]:
+def multiply_adds(model: nnx.Module, example: Inputs) -> dict[str, int]:
     """Returns the multiply-adds of each quantized convolution and linear layer for one sample.
 
     Products with padding are counted. A layer that is called several times counts each time.
 
     Args:
         model: with quantized layers; scales need not be set.
-        example: what the model takes, one sample or more; only its shape counts.
+        example: what the model takes, one sample or more: an array, or a tuple of the positional arguments of a call
+            where it takes several. Only shapes count.
+
+    Raises:
+        ValueError: the model does not take as many arrays.
+        TypeError: ``example`` is neither an array nor a tuple of arrays.
     """
     layers = dict(products(model))
 
@@ -85,7 +91,7 @@ def multiply_adds(model: nnx.Module, example: Float[ArrayLike, "n ..."]) -> dict
         shapes = [jax.eval_shape(layer, x).shape for x in calls]
         return jnp.int32(sum(math.prod(shape[1:-1]) for shape in shapes))
 
-    found = observed(model, positions, in_float=True)(jnp.asarray(example))
+    found = observed(model, positions, in_float=True)(*arguments(model, example, "`example`"))
     return {path: int(count) * layers[path].kernel.size for path, count in found.items() if path in layers}
 
 

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
+from .batches import Inputs, calls
 from .calibration import STARTS, init_scale
 from .layers import QuantConv, Quantizer, QuantLinear
 from .observe import observed
@@ -144,7 +145,7 @@ def set_progress(model: nnx.Module, fraction: Float[ArrayLike, ""]) -> None:
         layer.progress[...] = value
 
 
-def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = None) -> None:
+def calibrate(model: nnx.Module, batches: Iterable[Inputs], how: str | None = None) -> None:
     r"""Sets every scale of ``model``, in place, from its weights and from the inputs its layers see.
 
     The model runs in float, in evaluation mode. A layer's input scale is the mean over its calls of ``init_scale`` (the
@@ -154,12 +155,14 @@ def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = Non
 
     Args:
         model: from ``quantize_model``, or with ``QuantConv`` and ``QuantLinear`` layers of your own.
-        batches: the arrays that the model takes, a few hundred samples in all.
+        batches: what the model takes, a few hundred samples in all: an array each, or a tuple of the positional
+            arguments of a call where it takes several. Without labels.
         how: a start of ``init_scale`` for every scale; None: what the method of each quantizer asks for, or ``"mse"``.
 
     Raises:
-        ValueError: there is no quantized layer or no batch, a batch holds NaN or infinity, ``how`` is not known, or a
-            layer was not reached by the batches (named).
+        ValueError: there is no quantized layer or no batch, a batch holds NaN or infinity or not as many arrays as the
+            model takes, ``how`` is not known, or a layer was not reached by the batches (named).
+        TypeError: ``batches`` are one array, or a batch is neither an array nor a tuple of arrays.
     """
     if how is not None and how not in STARTS:
         raise ValueError(f"`how` must be one of {', '.join(STARTS)}, got {how!r}")
@@ -168,11 +171,11 @@ def calibrate(model: nnx.Module, batches: Iterable[Array], how: str | None = Non
         raise ValueError("`model` has no quantized layer to calibrate: call quantize_model(model, rules) first")
     observe = observed(model, lambda layer, calls: _observation(layer, calls, how), in_float=True)
     seen = []
-    for index, batch in enumerate(batches):
-        batch = jnp.asarray(batch)
-        if jnp.issubdtype(batch.dtype, jnp.floating) and not bool(jnp.isfinite(batch).all()):
-            raise ValueError(f"batch {index} for calibration must be finite, got NaN or infinity in it")
-        seen.append(jax.device_get(observe(batch)))
+    for index, arguments in enumerate(calls(model, batches)):
+        for array in arguments:
+            if jnp.issubdtype(array.dtype, jnp.floating) and not bool(jnp.isfinite(array).all()):
+                raise ValueError(f"batch {index} for calibration must be finite, got NaN or infinity in it")
+        seen.append(jax.device_get(observe(*arguments)))
     if not seen:
         raise ValueError("`batches` must hold at least one batch to calibrate from, got none")
     for path, layer in layers:

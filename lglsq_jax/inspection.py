@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Integer
 
+from .batches import Inputs, arguments
 from .observe import observed
 from .paths import QuantLayer, products, quantized_layers
 from .quantizers import quantize
@@ -121,15 +122,21 @@ def weight_codes(model: nnx.Module) -> dict[str, Integer[Array, "..."]]:
     }
 
 
-def layer_statistics(model: nnx.Module, inputs: Float[Array, "n ..."]) -> dict[str, dict[str, float]]:
+def layer_statistics(model: nnx.Module, inputs: Inputs) -> dict[str, dict[str, float]]:
     """Returns, for every quantized layer, how its quantizers are used on one batch in evaluation mode.
 
     Per layer path: ``weight_scale`` and ``input_scale`` (mean over channels), ``weight_clipped`` and ``input_clipped``
     (fraction of elements outside the clip range), ``weight_codes_used`` and ``input_codes_used`` (fraction of the
     possible codes that occur).
 
+    Args:
+        model: with quantized layers, calibrated; it is not changed.
+        inputs: one batch of what the model takes: an array, or a tuple of the positional arguments of a call where it
+            takes several.
+
     Raises:
-        ValueError: a layer is not calibrated.
+        ValueError: a layer is not calibrated, or the model does not take as many arrays.
+        TypeError: ``inputs`` is neither an array nor a tuple of arrays.
     """
     return statistics_and_histograms(model, inputs)[0]
 
@@ -148,18 +155,15 @@ class Histogram:
 
 
 def statistics_and_histograms(
-    model: nnx.Module, inputs: Float[Array, "n ..."]
+    model: nnx.Module, inputs: Inputs
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, Histogram]]]:
     """Returns ``layer_statistics`` and, from the same run of the model, two histograms for every quantized layer.
 
     Per layer path: ``weights``, in units of codes before they are rounded (:math:`w / s`), and ``input_codes``, a bin a
-    code.
-
-    Raises:
-        ValueError: a layer is not calibrated.
+    code. Arguments and errors as in ``layer_statistics``.
     """
     check_scales(model)
-    found = jax.device_get(observed(model, _statistics, in_float=False)(inputs))
+    found = jax.device_get(observed(model, _statistics, in_float=False)(*arguments(model, inputs, "`inputs`")))
     statistics: dict[str, dict[str, float]] = {}
     histograms: dict[str, dict[str, Histogram]] = {}
     for path, layer in quantized_layers(model):

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
+from .batches import Inputs, arguments, check_batches, kind
 from .inspection import check_scales
 from .paths import quantized_layers
 
@@ -74,9 +75,7 @@ class Sensitivity:
         return "\n".join(lines)
 
 
-def sensitivity(
-    model: nnx.Module, batches: Iterable[tuple[Float[ArrayLike, "n ..."], Int[ArrayLike, "n"]]]
-) -> Sensitivity:
+def sensitivity(model: nnx.Module, batches: Iterable[tuple[Inputs, Int[ArrayLike, "n"]]]) -> Sensitivity:
     """Returns top-1 and loss of ``model`` with one layer quantized, and with one left in float, for each layer.
 
     The weights stay those of ``model``; only the rounding and clipping of weights and inputs is switched on and off,
@@ -86,11 +85,14 @@ def sensitivity(
     Args:
         model: with quantized layers, calibrated or trained. It is run in evaluation mode and not changed.
         batches: pairs of what the model takes and the labels [n], which count from 0. All but the last of one size.
+            What it takes is an array, or a tuple of the positional arguments of a call, ``[n, ...]`` each, where it
+            takes several: ``((image, depth), labels)``.
 
     Raises:
-        ValueError: there is no quantized layer or no sample, a scale is not set, labels do not fit the images, or a
-            layer's quantizers cannot be switched because the model does not run it, or hides it in a transformation of
-            its own.
+        ValueError: there is no quantized layer or no sample, a scale is not set, labels do not fit the images, the
+            model does not take as many arrays, or a layer's quantizers cannot be switched because the model does not
+            run it, or hides it in a transformation of its own.
+        TypeError: ``batches`` are one array, or a batch is not such a pair.
     """
     layers = [path for path, _ in quantized_layers(model)]
     if not layers:
@@ -101,9 +103,9 @@ def sensitivity(
     settings = np.concatenate([np.zeros_like(one[:1]), np.ones_like(one[:1]), one, ~one])
     state = nnx.state(model)
     sums, samples = np.zeros((len(settings), 2)), 0
-    for images, labels in _padded(batches):
+    for inputs, labels in _padded(model, batches):
         samples += int((labels >= 0).sum())
-        sums += np.stack([np.asarray(score(state, setting, images, labels), np.float64) for setting in settings])
+        sums += np.stack([np.asarray(score(state, setting, inputs, labels), np.float64) for setting in settings])
     if not samples:
         raise ValueError("`batches` must hold at least one sample, got none")
     scores = [Score(float(correct) / samples, float(loss) / samples) for correct, loss in sums]
@@ -112,7 +114,7 @@ def sensitivity(
 
 
 def switched_logits(
-    graph: nnx.GraphDef, state: nnx.State, setting: Bool[Array, "layers"], images: Float[Array, "n ..."]
+    graph: nnx.GraphDef, state: nnx.State, setting: Bool[Array, "layers"], *inputs: Shaped[Array, "..."]
 ) -> Float[Array, "n classes"]:
     """Returns the float32 logits of a model in evaluation mode, each quantized layer on or off; to be compiled.
 
@@ -120,7 +122,7 @@ def switched_logits(
         graph: of the model.
         state: of the model.
         setting: for each layer of ``quantized_layers``, whether its quantizers are on; traced.
-        images: what the model takes.
+        *inputs: what the model takes.
 
     Raises:
         ValueError: a layer's quantizers cannot be switched (named).
@@ -135,7 +137,7 @@ def switched_logits(
             return setting[index]
 
         object.__setattr__(layer, "switch", switch)  # past nnx: not a part of the module's state
-    logits = model(images).astype(jnp.float32)
+    logits = model(*inputs).astype(jnp.float32)
     missing = [path for path, _ in quantized_layers(model) if path not in used]
     if missing:
         raise ValueError(
@@ -151,8 +153,8 @@ class _Scoring:
     def __init__(self, model: nnx.Module):
         self._graph = nnx.graphdef(model)
 
-    def __call__(self, state, setting, images, labels):
-        logits = switched_logits(self._graph, state, setting, images)
+    def __call__(self, state, setting, inputs, labels):
+        logits = switched_logits(self._graph, state, setting, *inputs)
         real = labels >= 0
         log_probability = jax.nn.log_softmax(logits)
         losses = -jnp.take_along_axis(log_probability, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
@@ -160,22 +162,28 @@ class _Scoring:
         return jnp.stack([correct.sum().astype(jnp.float32), jnp.where(real, losses, 0).sum()])
 
 
-def _padded(batches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _padded(model: nnx.Module, batches) -> Iterator[tuple[tuple[Array, ...], np.ndarray]]:
     """Yields the batches, shorter ones filled up to the size of the first with the label -1."""
+    check_batches(batches)
     size = 0
-    for index, (images, labels) in enumerate(batches):
-        images, labels = np.asarray(images), np.asarray(labels)
-        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
+    for index, batch in enumerate(batches):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise TypeError(
+                f"batch {index} must be a pair of what the model takes and the labels, such as (images, labels), got "
+                f"{kind(batch)}"
+            )
+        inputs, labels = arguments(model, batch[0], f"the first of batch {index}"), np.asarray(batch[1])
+        other = next((array for array in inputs if array.shape[:1] != labels.shape), None)
+        if other is not None or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
             raise ValueError(
                 f"batch {index} must have one label a sample, whole numbers from 0 on, got {labels.dtype} of shape "
-                f"{labels.shape} for samples of shape {images.shape}"
+                f"{labels.shape} for samples of shape {(inputs[0] if other is None else other).shape}"
             )
         size = size or len(labels)
         short = max(size - len(labels), 0)
-        yield (
-            np.pad(images, [(0, short)] + [(0, 0)] * (images.ndim - 1)),
-            np.pad(labels, (0, short), constant_values=-1),
-        )
+        if short:
+            inputs = tuple(jnp.pad(array, [(0, short)] + [(0, 0)] * (array.ndim - 1)) for array in inputs)
+        yield inputs, np.pad(labels, (0, short), constant_values=-1)
 
 
 def _percent(score: Score) -> str:

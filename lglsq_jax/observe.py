@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from .paths import QuantLayer, quantized_layers
 
@@ -33,8 +33,8 @@ class _Graph:
 
 def observed(
     model: nnx.Module, measure: Callable[[QuantLayer, list[Array]], T], *, in_float: bool
-) -> Callable[[Shaped[Array, "n ..."]], dict[str, T]]:
-    """Returns a function of a batch, compiled: what ``measure`` makes of each quantized layer and its inputs.
+) -> Callable[..., dict[str, T]]:
+    """Returns a compiled function of a call's arguments: what ``measure`` makes of each quantized layer and its inputs.
 
     Batch statistics and everything else of ``model`` stay as they are. What a layer is given inside ``jax.jit``,
     ``jax.checkpoint``, a loop, a branch or ``vmap`` is no value of the model's own trace: where one is asked for, the
@@ -51,23 +51,23 @@ def observed(
     given: dict[str, list[Array]] = {}
 
     @jax.jit
-    def handing_out(state, batch):
+    def handing_out(state, arguments):
         def hand_out(path, x):
             jax.debug.callback(lambda x: given.setdefault(path, []).append(x), x, ordered=True)
 
-        _run(nnx.merge(definition, state), batch, in_float, hand_out)
+        _run(nnx.merge(definition, state), arguments, in_float, hand_out)
 
     inside = False  # whether some layer was found inside a transformation
 
-    def observe(batch):
+    def observe(*arguments):
         nonlocal inside
         if not inside:
             try:
-                return _observed_within(graph, measure, in_float, state, batch)
+                return _observed_within(graph, measure, in_float, state, arguments)
             except jax.errors.UnexpectedTracerError:
                 inside = True
         given.clear()
-        handing_out(state, batch)
+        handing_out(state, arguments)
         jax.effects_barrier()
         return _measured(graph, measure, state, given)
 
@@ -75,9 +75,9 @@ def observed(
 
 
 @jax.jit(static_argnums=(0, 1, 2))
-def _observed_within(graph: _Graph, measure, in_float: bool, state, batch):
+def _observed_within(graph: _Graph, measure, in_float: bool, state, arguments):
     calls: dict[str, list[Array]] = {}
-    _run(nnx.merge(graph.definition, state), batch, in_float, lambda path, x: calls.setdefault(path, []).append(x))
+    _run(nnx.merge(graph.definition, state), arguments, in_float, lambda path, x: calls.setdefault(path, []).append(x))
     return _measured(graph, measure, state, calls)
 
 
@@ -87,7 +87,7 @@ def _measured(graph: _Graph, measure, state, calls: dict[str, list[Array]]):
     return {path: measure(layer, calls.get(path, [])) for path, layer in quantized_layers(model)}
 
 
-def _run(model: nnx.Module, batch, in_float: bool, see: Callable[[str, Array], None]) -> None:
+def _run(model: nnx.Module, arguments, in_float: bool, see: Callable[[str, Array], None]) -> None:
     """Runs a copy of ``model`` in evaluation mode; ``see`` gets the path of each quantized layer and its input."""
     copy = nnx.merge(*nnx.split(model))
     copy.eval()
@@ -98,4 +98,4 @@ def _run(model: nnx.Module, batch, in_float: bool, see: Callable[[str, Array], N
             return in_float
 
         object.__setattr__(layer, "observer", observer)  # past nnx: not a part of the module's state
-    copy(batch)
+    copy(*arguments)

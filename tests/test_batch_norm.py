@@ -24,7 +24,7 @@ def test_statistics_are_those_of_all_batches_together():
     model = Network(nnx.Rngs(0))
     batches = np.asarray(jax.random.normal(jax.random.key(1), (6, 32, 5))) * 3 + 1
     kernel, weights = np.asarray(model.first.kernel[...]), jax.tree.map(np.asarray, nnx.state(model, nnx.Param))
-    assert lq.reestimate_batch_norm(model, batches) == 2
+    assert lq.reestimate_batch_norm(model, list(batches)) == 2
     hidden = batches.astype(np.float64) @ kernel
     np.testing.assert_allclose(model.norm.mean[...], hidden.mean((0, 1)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(model.norm.var[...], hidden.var((0, 1)), rtol=1e-4)

@@ -20,6 +20,7 @@ ROWS = {
         "models",
         "accumulation",
         "batch_norm",
+        "batches",
         "bit_allocation",
         "convert",
         "precision",

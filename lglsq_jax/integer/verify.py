@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
+from ..batches import Inputs, calls
 from ..primitives import QUANTIZE_NAME, clip_codes, normalise
 from .build import Names
 from .dimensions import decode, resolve, sized
 from .lower import check_evaluation_mode
 from .program import IntegerProgram
 from .trace import Trace, Variable, trace
-
-Inputs = Shaped[Array, "n ..."] | tuple[Shaped[Array, "n ..."], ...]
 
 NEAR = 1e-3
 """How close to the middle between two codes a value must lie for a code to differ by rounding alone, in codes."""
@@ -122,8 +121,9 @@ def verify(model: nnx.Module | Callable, program: IntegerProgram, batches: Itera
         batches: inputs as the model takes them; a tuple each where it takes several.
 
     Raises:
-        ValueError: the model is in training mode, there is no batch, or the layers of model and program are not the
-            same.
+        ValueError: the model is in training mode, there is no batch, the model does not take as many arrays as a batch
+            holds, or the layers of model and program are not the same.
+        TypeError: ``batches`` are one array, or a batch is neither an array nor a tuple of arrays.
     """
     if isinstance(model, nnx.Module):
         check_evaluation_mode(model)
@@ -131,8 +131,7 @@ def verify(model: nnx.Module | Callable, program: IntegerProgram, batches: Itera
     totals: dict[str, np.ndarray] = {}
     agreed = samples = tied = unexplained = 0
     logit_difference = 0.0
-    for batch in batches:
-        inputs = tuple(map(jnp.asarray, batch if isinstance(batch, tuple) else (batch,)))
+    for inputs in calls(model, batches):
         if not len(inputs[0]):
             continue
         if compare is None:
