@@ -19,6 +19,7 @@ from .layers import QuantConv, Quantizer, QuantLinear
 from .observe import observed
 from .ops.floats import conv_general_dilated
 from .paths import QuantLayer, places, products, quantized_layers
+from .quantizers import check_progress
 from .spec import QuantSpec
 
 
@@ -139,7 +140,11 @@ def set_progress(model: nnx.Module, fraction: Float[ArrayLike, ""]) -> None:
     """Tells every quantizer of ``model`` how far training is, from 0 to 1.
 
     ``fraction`` may be traced, so a train step can set it from its step counter without compiling again.
+
+    Raises:
+        ValueError: ``fraction`` is not one number, or (seen where it is concrete) not finite or not in [0, 1].
     """
+    check_progress(fraction, "fraction")
     value = jnp.asarray(fraction, jnp.float32)
     for _, layer in quantized_layers(model):
         layer.progress[...] = value

@@ -18,7 +18,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .gradients import GradientMethod, QuantizerContext
-from .quantizers import broadcast_scale, check_scale, float_codes, quantizer_context, quantizer_gradients
+from .quantizers import (
+    broadcast_scale,
+    check_offset,
+    check_progress,
+    check_scale,
+    float_codes,
+    quantizer_context,
+    quantizer_gradients,
+)
 from .spec import QuantSpec
 
 
@@ -65,14 +73,17 @@ def defer(
         x_shape: of the inputs in the whole batch.
 
     Raises:
-        ValueError: a scale has another shape or is not finite and positive (seen where it is concrete); backward, a
-            scale rule looks at more than sums in ``scale_gradient``.
+        ValueError: a scale, the offset or progress has another shape, or a value that is not allowed (seen where it is
+            concrete); backward, a scale rule looks at more than sums in ``scale_gradient``.
     """
     if kernel is not None and kernel_scale is not None and weights is not None:
         check_scale(kernel_scale, weights, kernel.shape, "kernel_scale")
+    check_progress(progress)
     elements = 0
     if x_scale is not None and inputs is not None:
         check_scale(x_scale, inputs, x_shape, "x_scale")
+        if x_offset is not None:
+            check_offset(x_offset, inputs, x_shape, "x_offset")
         elements = inputs.elements(x_shape)
     put_off: Any = _defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress)
     codes, sums = put_off

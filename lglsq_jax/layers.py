@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
@@ -16,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 from .calibration import init_scale
 from .deferred import Deferred, defer, dequantize_deferred, fake_quantize_deferred
 from .ops import Window, quantized_conv, quantized_matmul
-from .quantizers import check_scale, fake_quantize
+from .quantizers import check_offset, check_scale, fake_quantize
 from .spec import QuantSpec
 from .variables import Progress
 
@@ -79,8 +78,8 @@ class _Quantized:
         """Sets the given scales and leaves the others.
 
         Raises:
-            ValueError: the layer has no such quantizer, or a scale has another shape or is not finite and positive, or
-                the offset is not finite.
+            ValueError: the layer has no such quantizer, a scale or the offset has another shape, a scale is not finite
+                and positive, or the offset is not finite.
         """
         for name, value, spec, variable in (
             ("weights", weights, self.weights, self.weight_scale),
@@ -93,10 +92,9 @@ class _Quantized:
             check_scale(value, spec, self.kernel.shape if name == "weights" else (), name)
             variable[...] = jnp.asarray(value, jnp.float32)
         if input_offset is not None:
-            if self.input_offset is None:
+            if self.inputs is None or self.input_offset is None:
                 raise ValueError("`input_offset` needs a method with a learned offset, such as methods.LSQ_PLUS")
-            if np.shape(input_offset) != () or not np.isfinite(input_offset):
-                raise ValueError(f"`input_offset` must be one finite number, got {input_offset}")
+            check_offset(input_offset, self.inputs, (), "input_offset")
             self.input_offset[...] = jnp.asarray(input_offset, jnp.float32)
 
     def transformed(self, kernel: Float[Array, "..."]) -> Float[Array, "..."]:

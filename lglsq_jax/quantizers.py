@@ -49,8 +49,11 @@ def dequantize(
 
     Raises:
         ValueError: the scale has another shape, or is not finite and positive (seen only where it is concrete).
+        TypeError: the codes are not of an integer dtype.
     """
     codes = jnp.asarray(codes)
+    if not jnp.issubdtype(codes.dtype, jnp.integer):
+        raise TypeError(f"`codes` must have an integer dtype, got {codes.dtype}")
     check_scale(scale, spec, codes.shape)
     scale = jnp.asarray(scale)
     wide = broadcast_scale(scale.astype(jnp.float32), spec, codes.ndim)
@@ -82,14 +85,15 @@ def fake_quantize(
         An array with the shape and dtype of ``x``.
 
     Raises:
-        ValueError: scale or offset has another shape, or the scale is not finite and positive (seen only where it is
-            concrete).
+        ValueError: scale, offset or progress has another shape, or (seen only where it is concrete) the scale is not
+            finite and positive, the offset not finite, or progress not in [0, 1].
+        TypeError: ``x`` is not of a float dtype.
     """
     x, scale = _checked(x, scale, spec)
+    check_progress(progress)
     if offset is not None:
-        offset = jnp.asarray(offset)
-        if offset.shape != scale.shape:
-            raise ValueError(f"`offset` must have the shape of `scale`, {scale.shape}, got {offset.shape}")
+        check_offset(offset, spec, x.shape)
+        offset = _in_float(offset)
     return _fake_quantize(spec, x, scale, offset, jnp.asarray(progress, jnp.float32))
 
 
@@ -125,7 +129,14 @@ def quantizer_gradients(
     """Returns the method's gradients for ``x``, ``scale`` and ``offset``, given the one for the fake-quantized tensor.
 
     The codes are computed again rather than saved, so a backward pass keeps nothing but ``x`` itself.
+
+    Raises:
+        ValueError: offset or progress has another shape, or (seen only where it is concrete) the offset is not finite,
+            or progress not in [0, 1].
     """
+    check_progress(progress)
+    if offset is not None:
+        check_offset(offset, spec, x.shape)
     with jax.named_scope(RULES_SCOPE):
         context = quantizer_context(spec, x, scale, offset, progress, gradient, spec.elements(x.shape))
         scale_gradient, offset_gradient = spec.method.scale_gradients(context, offset=offset is not None)
@@ -198,15 +209,61 @@ def check_scale(scale: ArrayLike, spec: QuantSpec, shape: tuple[int, ...], name:
     Raises:
         ValueError: with the name, the value seen and what is allowed.
     """
-    expected = spec.scale_shape(shape)
-    if np.shape(scale) != expected:
-        raise ValueError(f"`{name}` must have shape {expected} for a tensor of shape {shape}, got {np.shape(scale)}")
-    if isinstance(scale, jax.core.Tracer):
-        return
-    values = np.asarray(scale, np.float32)
+    _check_shape(scale, spec, shape, name)
+    values = _known(scale, otherwise=1.0)
     good = np.isfinite(values) & (values > 0)
     if not good.all():
         raise ValueError(f"`{name}` must be finite and positive, got {float(values[~good].flat[0])}")
+
+
+def check_offset(offset: ArrayLike, spec: QuantSpec, shape: tuple[int, ...], name: str = "offset") -> None:
+    """Checks that an offset has the shape of the scale, and, where it is concrete, that it is finite.
+
+    Raises:
+        ValueError: with the name, the value seen and what is allowed.
+    """
+    _check_shape(offset, spec, shape, name)
+    values = _known(offset, otherwise=0.0)
+    good = np.isfinite(values)
+    if not good.all():
+        raise ValueError(f"`{name}` must be finite, got {float(values[~good].flat[0])}")
+
+
+def check_progress(progress: ArrayLike, name: str = "progress") -> None:
+    """Checks that training progress is one number, and, where it is concrete, that it lies in [0, 1].
+
+    A hundred-thousandth beyond is rounding, as of a sum of steps in float32, and passes.
+
+    Raises:
+        ValueError: with the name, the value seen and what is allowed.
+    """
+    if np.shape(progress) != ():
+        raise ValueError(f"`{name}` must be one number from 0 to 1, got shape {np.shape(progress)}")
+    value = float(_known(progress, otherwise=0.0))
+    if not -_ROUNDING <= value <= 1 + _ROUNDING:
+        raise ValueError(f"`{name}` must be a finite number from 0 to 1, got {value}")
+
+
+_ROUNDING = 1e-5
+
+
+def _check_shape(value, spec: QuantSpec, shape: tuple[int, ...], name: str) -> None:
+    expected = spec.scale_shape(shape)
+    if np.shape(value) != expected:
+        raise ValueError(f"`{name}` must have shape {expected} for a tensor of shape {shape}, got {np.shape(value)}")
+
+
+def _known(value: ArrayLike, otherwise: float) -> np.ndarray:
+    """A value in float32 where it is concrete, too large a one as infinity; ``otherwise`` while JAX is tracing it."""
+    if isinstance(value, jax.core.Tracer):
+        value = otherwise
+    with np.errstate(over="ignore"):
+        return np.asarray(value, np.float32)
+
+
+def _in_float(value: ArrayLike) -> Array:
+    value = jnp.asarray(value)
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
 
 
 def _checked(x, scale, spec):
@@ -214,7 +271,4 @@ def _checked(x, scale, spec):
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"`x` must have a float dtype, got {x.dtype}")
     check_scale(scale, spec, x.shape)  # as it was given: under jit an array made of it is traced
-    scale = jnp.asarray(scale)
-    if not jnp.issubdtype(scale.dtype, jnp.floating):
-        scale = scale.astype(jnp.float32)
-    return x, scale
+    return x, _in_float(scale)

@@ -163,6 +163,30 @@ def test_a_quantized_layer_traces_to_named_operations():
     assert jaxpr.count("= lglsq_quantize[") == 2 and jaxpr.count("= lglsq_convolve[") == 1
 
 
+def test_gradients_are_not_put_off_for_an_offset_or_a_progress_that_went_wrong():
+    spec = lq.QuantSpec(4, method=lq.methods.LSQ_PLUS)
+    layer, x = lq.QuantLinear(3, 4, inputs=spec, rngs=nnx.Rngs(0)), jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    layer.set_scales(inputs=0.1, input_offset=0.0)
+    layer.defer(x)
+    for variable, value, sentence in (
+        (layer.progress, 1.5, "`progress` must be a finite number from 0 to 1, got 1.5"),
+        (layer.input_offset, np.nan, "`x_offset` must be finite, got nan"),
+    ):
+        right = variable[...]
+        variable[...] = jnp.float32(value)
+        with pytest.raises(ValueError) as caught:
+            layer.defer(x)
+        assert str(caught.value) == sentence
+        variable[...] = right
+
+
+def test_a_call_with_an_offset_that_was_never_set_says_what_to_call():
+    layer = lq.QuantLinear(3, 4, inputs=lq.QuantSpec(4, method=lq.methods.LSQ_PLUS), rngs=nnx.Rngs(0))
+    layer.set_scales(inputs=0.1)
+    with pytest.raises(ValueError, match=r"^the layer's scales are not set: call calibrate\(model, batches\) first$"):
+        layer(sample((2, 3)))
+
+
 def test_progress_is_traced_state():
     layer = lq.QuantLinear(3, 2, rngs=nnx.Rngs(0), weights=lq.QuantSpec(2), inputs=lq.QuantSpec(2, batch_axis=0))
     layer.set_scales(weights=0.3, inputs=0.3)
@@ -233,7 +257,12 @@ def test_set_scales_sets_what_is_given_and_leaves_the_rest():
         (
             {"inputs": lq.QuantSpec(4, method=lq.methods.LSQ_PLUS)},
             {"input_offset": np.inf},
-            "`input_offset` must be one finite number, got inf",
+            "`input_offset` must be finite, got inf",
+        ),
+        (
+            {"inputs": lq.QuantSpec(4, method=lq.methods.LSQ_PLUS)},
+            {"input_offset": [0.1, 0.2]},
+            "`input_offset` must have shape () for a tensor of shape (), got (2,)",
         ),
     ],
 )

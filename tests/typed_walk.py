@@ -26,6 +26,7 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
 import lglsq_jax as lq  # noqa: E402
+from lglsq_jax.batches import arguments, calls  # noqa: E402
 
 
 def walk_numerics():
@@ -72,6 +73,12 @@ def walk_codes():
     assert lq.weight_codes(layer)[""].dtype == jnp.uint8
 
 
+def walk_batches():
+    image, depth = np.ones((2, 4, 4, 3), np.float32), jnp.ones((2, 5))
+    for model, batch in ((lambda image: image, image), (lambda image, depth: image, (image, depth))):
+        assert len(next(calls(model, [batch]))) == len(arguments(model, batch, "it"))
+
+
 def a_wrong_type_is_seen():
     try:
         lq.quantize("not an array", jnp.float32(1.0), lq.QuantSpec(4))
@@ -85,6 +92,7 @@ if __name__ == "__main__":
     a_wrong_type_is_seen()
     walk_numerics()
     walk_codes()
+    walk_batches()
     walk_oscillations()
     walk_networks()
     print("annotations hold")

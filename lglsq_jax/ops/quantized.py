@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..deferred import Deferred, input_gradient_and_sums
-from ..quantizers import broadcast_scale, check_scale, float_codes, quantizer_gradients
+from ..quantizers import broadcast_scale, check_offset, check_progress, check_scale, float_codes, quantizer_gradients
 from ..spec import QuantSpec
 from .exact import convolve_codes, multiply_codes
 from .floats import pull_back
@@ -54,7 +54,7 @@ def quantized_conv(
 
     Raises:
         ValueError: a spec has a channel axis that cannot be factored out of the sum, the weight codes do not fit int8,
-            or a scale or offset has a wrong shape or value.
+            or a scale, the offset or progress has a wrong shape or value.
         TypeError: ``x`` or ``kernel`` is not of a float dtype.
     """
     return _checked_product(
@@ -121,10 +121,10 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
     check_scale(x_scale, inputs, x.shape, "x_scale")
     check_scale(kernel_scale, weights, kernel.shape, "kernel_scale")
     x_scale, kernel_scale = jnp.asarray(x_scale), jnp.asarray(kernel_scale)
+    check_progress(progress)
     if x_offset is not None:
+        check_offset(x_offset, inputs, x.shape, "x_offset")
         x_offset = jnp.asarray(x_offset)
-        if x_offset.shape != ():
-            raise ValueError(f"`x_offset` must have shape (), got {x_offset.shape}")
     progress = jnp.asarray(progress, jnp.float32)
     if deferred is not None:
         operands = x, deferred.codes, x_scale, kernel_scale, x_offset, progress, deferred.sums
