@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, get_opaque_trace_state, jaxpr_as_fun
 from jaxtyping import Array, Float, Shaped
 
 from .deferred import Deferred
+from .mesh_axes import layout, left_to_compiler, type_of, type_of_row, zeros_of
 from .paths import QuantLayer, quantized_layers
 from .quantizers import RULES_SCOPE
 
@@ -119,8 +120,8 @@ def accumulated_value_and_grad(
             total = jax.tree.map(lambda total, share: total + share.astype(total.dtype), total, gradients)
             return (value + share, total, rest), aux
 
-        zeros = jax.tree.map(lambda array: jnp.zeros(array.shape, _wide(array.dtype)), hoisted)
-        start = jnp.zeros((), value_like.dtype), zeros, rest
+        zeros = jax.tree.map(lambda array: jnp.zeros_like(array, _wide(array.dtype)), hoisted)
+        start = zeros_of(value_like), zeros, rest
         body = _without_rules(body, start, rows)
         (value, total, rest), aux = lax.scan(body, start, rows)
         (gradients,) = pull_back(jax.tree.map(lambda total, like: total.astype(like.dtype), total, hoisted))
@@ -144,10 +145,13 @@ def _divided(batch, parts: int):
         raise ValueError(f"`parts` must divide the rows of the batch, {size}, got {parts}")
 
     def divide(array: Shaped[Array, "n ..."]) -> Shaped[Array, "parts m ..."]:
-        array = jnp.asarray(array)
         return array.reshape(size // parts, parts, *array.shape[1:]).swapaxes(0, 1)
 
-    return jax.tree.map(divide, batch)
+    def divided(array):
+        array = jnp.asarray(array)
+        return left_to_compiler(divide, (None, *layout(array)), array)
+
+    return jax.tree.map(divided, batch)
 
 
 def _calls(build, loss, parameters, rest, batch) -> tuple[jax.ShapeDtypeStruct, Calls]:
@@ -166,7 +170,7 @@ def _calls(build, loss, parameters, rest, batch) -> tuple[jax.ShapeDtypeStruct, 
                         f"layer {path!r} must not be called inside jax.jit, jax.checkpoint, vmap or a loop where "
                         "gradients are accumulated: its rules could not be put off"
                     )
-                calls[path].append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+                calls[path].append(type_of(x))
                 return False
 
             object.__setattr__(layer, "observer", observer)  # past nnx: not a part of the module's state
@@ -207,7 +211,7 @@ def _value(layer: QuantLayer) -> Array:
 
 def _without_rules(body: Callable, start, rows) -> Callable:
     """The body of the loop, traced; a quantizer in it whose rules were not put off is an error."""
-    part = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), rows)
+    part = jax.tree.map(type_of_row, rows)
     closed, shapes = cast(tuple[ClosedJaxpr, Any], jax.make_jaxpr(body, return_shape=True)(start, part))
     if _applies_rules(closed.jaxpr):
         raise ValueError(

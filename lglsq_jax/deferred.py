@@ -18,11 +18,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .gradients import GradientMethod, QuantizerContext
+from .mesh_axes import layout, left_to_compiler, summed_like, vary_together, varying_axes
 from .quantizers import (
     broadcast_scale,
     check_offset,
     check_progress,
     check_scale,
+    elements_of_batch,
     float_codes,
     quantizer_context,
     quantizer_gradients,
@@ -57,6 +59,7 @@ def defer(
     weights: QuantSpec | None,
     inputs: QuantSpec | None,
     x_shape: tuple[int, ...],
+    x_axes: frozenset[str] = frozenset(),
 ) -> Deferred:
     """Returns a call's ``Deferred``. Backward, the rules of both methods are applied to its total cotangent.
 
@@ -70,7 +73,8 @@ def defer(
         progress: training progress in [0, 1].
         weights: quantizer of the kernel, or None.
         inputs: quantizer of the inputs, per tensor, or None.
-        x_shape: of the inputs in the whole batch.
+        x_shape: of the inputs in the whole batch; in ``jax.shard_map`` of a device's part of it.
+        x_axes: the mesh axes of ``jax.shard_map`` over which the inputs vary.
 
     Raises:
         ValueError: a scale, the offset or progress has another shape, or a value that is not allowed (seen where it is
@@ -84,9 +88,10 @@ def defer(
         check_scale(x_scale, inputs, x_shape, "x_scale")
         if x_offset is not None:
             check_offset(x_offset, inputs, x_shape, "x_offset")
-        elements = inputs.elements(x_shape)
-    put_off: Any = _defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress)
-    codes, sums = put_off
+        elements = elements_of_batch(inputs, x_shape, x_axes - varying_axes(x_scale))
+    layouts: Any = [None if kernel is None else layout(kernel), (None,)]
+    operands = kernel, kernel_scale, *vary_together(x_scale, x_offset), progress
+    codes, sums = left_to_compiler(functools.partial(_defer, weights, inputs, elements), layouts, *operands)
     return Deferred(codes, sums, elements)
 
 
@@ -94,7 +99,8 @@ def defer(
 def _defer(weights, inputs, elements, kernel, kernel_scale, x_scale, x_offset, progress):
     codes = None if kernel is None else float_codes(kernel, kernel_scale, None, weights)
     count = 1 if inputs is None else 1 + _count(inputs.method, x_offset is not None)
-    return codes, jnp.zeros(count, jnp.float32)
+    sums, _ = vary_together(jnp.zeros(count, jnp.float32), x_scale)
+    return codes, sums
 
 
 def _defer_forward(weights, inputs, elements, *operands):
@@ -107,7 +113,9 @@ def _defer_backward(weights, inputs, elements, operands, totals):
     reached = sums[0] > 0
 
     def where_reached(gradient, like):
-        return None if gradient is None else jnp.where(reached, gradient, 0).reshape(like.shape).astype(like.dtype)
+        if gradient is None:
+            return None
+        return summed_like(jnp.where(reached, gradient, 0).reshape(like.shape).astype(like.dtype), like)
 
     kernel_gradient = kernel_scale_gradient = x_scale_gradient = x_offset_gradient = None
     if kernel is not None:
@@ -136,7 +144,8 @@ def fake_quantize_deferred(
     deferred: Deferred,
 ) -> Float[Array, "*shape"]:
     """Returns ``fake_quantize(x, scale, spec, offset, progress)``; the gradients of scale and offset are put off."""
-    return _fake_quantize(spec, deferred.elements, x, scale, offset, progress, deferred.sums)
+    run = functools.partial(_fake_quantize, spec, deferred.elements)
+    return left_to_compiler(run, layout(x), x, *vary_together(scale, offset), progress, deferred.sums)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -171,7 +180,7 @@ def input_gradient_and_sums(
     """Returns the gradient of ``x`` and the cotangent of ``Deferred.sums``, given that of the fake-quantized tensor."""
     context = quantizer_context(spec, x, scale, offset, progress, gradient, elements)
     sums = spec.method.scale_sums(context, offset=offset is not None)
-    of_x = spec.method.input_gradient(context).astype(x.dtype)
+    of_x = summed_like(spec.method.input_gradient(context).astype(x.dtype), x)
     return of_x, jnp.stack([jnp.float32(1), *(total.reshape(()) for total in sums)])
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .calibration import init_scale
 from .deferred import Deferred, defer, dequantize_deferred, fake_quantize_deferred
+from .mesh_axes import varying_axes
 from .ops import Window, quantized_conv, quantized_matmul
 from .quantizers import check_offset, check_scale, fake_quantize
 from .spec import QuantSpec
@@ -135,6 +136,7 @@ class _Quantized:
             weights=self.weights,
             inputs=self.inputs,
             x_shape=x.shape,
+            x_axes=varying_axes(x),
         )
 
     def _product(self, x, kernel, float_product, fused_product):

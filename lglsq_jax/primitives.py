@@ -15,6 +15,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array, Float
 
+from .mesh_axes import vary_together
+
 
 def define(
     name: str, default: Callable[..., Array], by_platform: dict[str, Callable[..., Array]] | None = None
@@ -29,13 +31,21 @@ def define(
     primitive = Primitive(name)
 
     @functools.lru_cache(maxsize=4096)  # a trace of the function each time, and every layer is traced several times
-    def shaped(arguments, static):
-        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in arguments]
-        result = jax.eval_shape(functools.partial(default, **dict(static)), *shapes)
-        return jax.core.ShapedArray(result.shape, result.dtype)
+    def typed(avals, mesh, static):
+        types = [
+            jax.ShapeDtypeStruct(
+                aval.shape,
+                aval.dtype,
+                sharding=None if aval.sharding.mesh.empty else aval.sharding,
+                manual_axis_type=None if aval.sharding.mesh.empty else aval.manual_axis_type,
+            )
+            for aval in avals
+        ]
+        (result,) = jax.make_jaxpr(functools.partial(default, **dict(static)))(*types).out_avals
+        return result.update(weak_type=False)  # pyright: ignore[reportAttributeAccessIssue]
 
     def abstract(*avals, **static):
-        return shaped(tuple((aval.shape, aval.dtype) for aval in avals), tuple(sorted(static.items())))
+        return typed(avals, jax.sharding.get_abstract_mesh(), tuple(sorted(static.items())))
 
     primitive.def_abstract_eval(abstract)
     compiled = functools.lru_cache(maxsize=None)(
@@ -99,4 +109,4 @@ def quantize_codes(
     Rounds half to even. NaN stays NaN. ``scale`` and ``offset`` broadcast against ``x``; all operands are float32.
     """
     operands = (x, scale) if offset is None else (x, scale, offset)
-    return _quantize_p.bind(*operands, minimum=minimum, maximum=maximum)
+    return _quantize_p.bind(*vary_together(*operands), minimum=minimum, maximum=maximum)

@@ -9,6 +9,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from .gradients import QuantizerContext
+from .mesh_axes import (
+    devices_along,
+    layout,
+    left_to_compiler,
+    summed_like,
+    unknown_axes,
+    vary_together,
+    varying_axes,
+)
 from .primitives import quantize_codes
 from .spec import QuantSpec
 
@@ -86,7 +95,8 @@ def fake_quantize(
 
     Raises:
         ValueError: scale, offset or progress has another shape, or (seen only where it is concrete) the scale is not
-            finite and positive, the offset not finite, or progress not in [0, 1].
+            finite and positive, the offset not finite, or progress not in [0, 1]; backward, in ``jax.shard_map`` with
+            ``check_vma=False``, the method is not linear.
         TypeError: ``x`` is not of a float dtype.
     """
     x, scale = _checked(x, scale, spec)
@@ -94,7 +104,8 @@ def fake_quantize(
     if offset is not None:
         check_offset(offset, spec, x.shape)
         offset = _in_float(offset)
-    return _fake_quantize(spec, x, scale, offset, jnp.asarray(progress, jnp.float32))
+    operands = x, *vary_together(scale, offset), jnp.asarray(progress, jnp.float32)
+    return left_to_compiler(functools.partial(_fake_quantize, spec), layout(x), *operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -138,10 +149,11 @@ def quantizer_gradients(
     if offset is not None:
         check_offset(offset, spec, x.shape)
     with jax.named_scope(RULES_SCOPE):
-        context = quantizer_context(spec, x, scale, offset, progress, gradient, spec.elements(x.shape))
+        elements = elements_of_batch(spec, x.shape, varying_axes(x) - varying_axes(scale))
+        context = quantizer_context(spec, x, scale, offset, progress, gradient, elements)
         scale_gradient, offset_gradient = spec.method.scale_gradients(context, offset=offset is not None)
         return (
-            spec.method.input_gradient(context).astype(x.dtype),
+            summed_like(spec.method.input_gradient(context).astype(x.dtype), x),
             _shaped_like(scale, scale_gradient),
             None if offset is None or offset_gradient is None else _shaped_like(offset, offset_gradient),
         )
@@ -152,7 +164,7 @@ RULES_SCOPE = "lglsq_quantizer_rules"
 
 
 def _shaped_like(like: Array, wide: Array) -> Array:
-    return wide.reshape(like.shape).astype(like.dtype)
+    return summed_like(wide.reshape(like.shape).astype(like.dtype), like)
 
 
 def quantizer_context(
@@ -165,6 +177,8 @@ def quantizer_context(
     elements: int,
 ) -> QuantizerContext:
     """Returns what the rules of ``spec.method`` look at; ``elements`` is ``N``, the rest as in quantizer_gradients."""
+    _check_axes(spec, scale, progress)
+    gradient = summed_like(gradient, x, scale)
     wide_scale = jnp.maximum(broadcast_scale(scale.astype(jnp.float32), spec, x.ndim), jnp.finfo(jnp.float32).tiny)
     values = x.astype(jnp.float32)
     if offset is not None:
@@ -178,7 +192,31 @@ def quantizer_context(
         elements=elements,
         axes=spec.axes_of_scale(x.ndim),
         progress=progress,
+        mesh_axes=varying_axes(x) - varying_axes(scale),
     )
+
+
+def elements_of_batch(spec: QuantSpec, shape: tuple[int, ...], mesh_axes: frozenset[str]) -> int:
+    """Returns ``N`` from the shape of a device's part of a tensor that is split along axes of ``jax.shard_map``.
+
+    A quantizer with a batch axis is split along it, and leaves it out; another is split anywhere.
+    """
+    return spec.elements(shape) * (devices_along(mesh_axes) if spec.batch_axis is None else 1)
+
+
+def _check_axes(spec: QuantSpec, scale: Array, progress: Array) -> None:
+    """Refuses what would silently be another gradient than that of the whole batch."""
+    axes = unknown_axes()
+    if axes and not spec.method.linear:
+        raise ValueError(
+            "`check_vma` of jax.shard_map must be True for the gradients of a method that is not linear, since without "
+            f"it nothing says whether a batch varies over the mesh axes {', '.join(axes)}, got False"
+        )
+    if own := varying_axes(progress) - varying_axes(scale):
+        raise ValueError(
+            "`progress` must be the same on all devices that share a scale, "
+            f"got one that varies over the mesh axes {', '.join(sorted(own))}"
+        )
 
 
 def float_codes(

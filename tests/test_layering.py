@@ -35,6 +35,7 @@ ROWS = {
         "quantizers",
         "deferred",
         "gradients",
+        "mesh_axes",
         "methods",
         "method_names",
         "calibration",

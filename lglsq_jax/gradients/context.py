@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ..mesh_axes import sum_over
 from ..primitives import clip_codes, normalise
 
 # Beyond this, v = x / scale is only "far outside the clip range"; sums of its square must stay finite in float32.
@@ -37,6 +38,7 @@ class QuantizerContext:
         elements: ``N``, how many elements share one scale (a batch axis left out).
         axes: the axes that one scale spans.
         progress: training progress ``p`` in [0, 1]; traced.
+        mesh_axes: the axes of devices, in ``jax.shard_map``, that one scale spans; ``sums`` are taken over them too.
     """
 
     gradient: Float[Array, "*shape"]
@@ -47,6 +49,7 @@ class QuantizerContext:
     elements: int
     axes: tuple[int, ...]
     progress: Float[Array, ""]
+    mesh_axes: frozenset[str] = frozenset()
 
     @functools.cached_property
     def normalised(self) -> Float[Array, "*shape"]:
@@ -84,18 +87,19 @@ class QuantizerContext:
         Each result broadcasts against ``values``. ``terms`` is called with a context of the whole tensors or of slices
         of them. On a CPU a large tensor is taken slice by slice into sums that stay in the cache, three times as fast
         as a reduction; elsewhere it is one reduction. The first axis, the batch, is summed last, so that a sharded
-        batch stays where it is until there is one number a sample.
+        batch stays where it is until there is one number a sample. In ``jax.shard_map`` the devices' sums are added up.
         """
         if not jax.eval_shape(terms, self):
             return ()
         slices = self._slices()
         if slices is None:
-            return self._reduced(terms)
-        return lax.platform_dependent(
+            return sum_over(self._reduced(terms), self.mesh_axes)
+        own = lax.platform_dependent(
             self,
             cpu=lambda context: context._accumulated(terms, slices),
             default=lambda context: context._reduced(terms),
         )
+        return sum_over(own, self.mesh_axes)
 
     def _reduced(self, terms: Callable[["QuantizerContext"], Sums]) -> Sums:
         inner = tuple(axis for axis in self.axes if axis != 0) if len(self.axes) > 1 else self.axes
@@ -140,5 +144,5 @@ class QuantizerContext:
 jax.tree_util.register_dataclass(
     QuantizerContext,
     data_fields=["gradient", "values", "scale", "progress"],
-    meta_fields=["minimum", "maximum", "elements", "axes"],
+    meta_fields=["minimum", "maximum", "elements", "axes", "mesh_axes"],
 )

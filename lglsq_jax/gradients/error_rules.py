@@ -12,7 +12,7 @@ from ..method_names import SCHEDULES
 
 @runtime_checkable
 class ErrorRule(Protocol):
-    """A frozen, hashable object with a ``factor``."""
+    """A frozen, hashable object with a ``factor``; ``linear = True`` where that does not depend on the gradient."""
 
     def factor(
         self, gradient: Float[Array, "*shape"], error: Float[Array, "*shape"], progress: Float[Array, ""]
@@ -33,6 +33,8 @@ def _check_strength(strength: float) -> None:
 @dataclasses.dataclass(frozen=True)
 class NoErrorRule:
     """Leaves the gradient as it is: factor 1."""
+
+    linear = True
 
     def factor(self, gradient, error, progress):
         """Returns ones."""

@@ -70,6 +70,15 @@ class GradientMethod:
             except TypeError:
                 raise TypeError(f"`{name}` must be hashable, such as a frozen dataclass, got {rule!r}") from None
 
+    @property
+    def linear(self) -> bool:
+        """Whether all gradients are linear in that of the loss, as the rules say: then those of parts of a batch add up.
+
+        A rule says so by an attribute ``linear``; one without it is not.
+        """
+        rules = self.scale_rule, self.error_rule
+        return all(getattr(rule, "linear", False) for rule in rules)
+
     def for_weights(self) -> "GradientMethod":
         """Returns the method as weights learn by it: with ``weight_scale_rule`` as its one scale rule."""
         if self.weight_scale_rule is None:

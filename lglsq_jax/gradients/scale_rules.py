@@ -15,6 +15,7 @@ class ScaleRule(Protocol):
     """A frozen, hashable object: elementwise ``terms``, and the gradient of the scale from their sums.
 
     Told apart in this way, the sums of a rule cost one pass over memory and need nothing but sums across devices.
+    A rule that is linear in ``context.gradient`` may say so by ``linear = True``, see ``GradientMethod.linear``.
     """
 
     def terms(self, context: QuantizerContext) -> Sums:
@@ -29,6 +30,8 @@ class ScaleRule(Protocol):
 @dataclasses.dataclass(frozen=True)
 class FixedScale:
     """The scale stays where calibration put it: gradient 0."""
+
+    linear = True
 
     def terms(self, context: QuantizerContext) -> Sums:
         """Returns nothing."""
@@ -45,6 +48,8 @@ class LSQScale:
 
     References: Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3 and section 2.2.
     """
+
+    linear = True
 
     def terms(self, context: QuantizerContext) -> Sums:
         """Returns ``g (q - v I)``."""
@@ -161,6 +166,8 @@ class PACTScale:
 
     References: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018, eq. 3.
     """
+
+    linear = True
 
     step: Literal["scale", "clip"] = "scale"
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..mesh_axes import vary_together
 from ..primitives import define
-from .groups import convolve_by_shifts, prefers_shifts
+from .groups import convolve_by_shifts, convolve_in_place, prefers_shifts
 from .integer import convolve_int32, multiply_int32
-from .window import Window, convolve
+from .window import Window
 
 Range = tuple[int, int]
 
@@ -80,7 +81,7 @@ def convolve_in(
 
     ``shifts``: float products as a sum of shifted inputs times weights instead of the compiler's convolution.
     """
-    run = convolve_by_shifts if shifts else convolve
+    run = convolve_by_shifts if shifts else convolve_in_place
     return _in_arithmetic(
         arithmetic,
         x,
@@ -150,11 +151,11 @@ def convolve_codes(
         x_range: smallest and largest input code, within [-128, 255].
         kernel_range: smallest and largest weight code.
     """
-    return _convolve_p.bind(x, kernel, window=window, x_range=x_range, kernel_range=kernel_range)
+    return _convolve_p.bind(*vary_together(x, kernel), window=window, x_range=x_range, kernel_range=kernel_range)
 
 
 def multiply_codes(
     x: Float[Array, "*batch k"], kernel: Float[Array, "k o"], x_range: Range, kernel_range: Range
 ) -> Float[Array, "*batch o"]:
     """Returns the exact matrix product of whole numbers over the last axis of ``x``; see ``convolve_codes``."""
-    return _multiply_p.bind(x, kernel, x_range=x_range, kernel_range=kernel_range)
+    return _multiply_p.bind(*vary_together(x, kernel), x_range=x_range, kernel_range=kernel_range)

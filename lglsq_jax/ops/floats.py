@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .groups import convolve_by_shifts, prefers_shifts, pull_back_by_shifts
+from ..mesh_axes import layout_of_product, left_to_compiler, vary_together
+from .groups import convolve_by_shifts, convolve_in_place, prefers_shifts, pull_back_by_shifts
 from .kernel_gradient import kernel_gradient
 from .window import Window, convolve
 
@@ -25,7 +26,7 @@ def pull_back(
     """Returns the gradients of ``convolve(x, kernel, window)`` with respect to both, from that of its result."""
 
     def by_compiler(x, kernel, gradient):
-        return jax.vjp(lambda x, kernel: convolve(x, kernel, window), x, kernel)[1](gradient)
+        return jax.vjp(lambda x, kernel: convolve_in_place(x, kernel, window), x, kernel)[1](gradient)
 
     if window.groups > 1:
         by_shifts = functools.partial(pull_back_by_shifts, window=window)
@@ -34,7 +35,6 @@ def pull_back(
     return of_x, kernel_gradient(x, gradient, kernel.shape, window)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_groups(
     x: Float[Array, "n *spatial c"], kernel: Float[Array, "*taps i o"], window: Window
 ) -> Float[Array, "n *out o"]:
@@ -42,19 +42,24 @@ def convolve_groups(
 
     Differentiable in reverse, any number of times; not forward.
     """
+    run = functools.partial(_convolve_groups, window=window)
+    return left_to_compiler(run, layout_of_product(x, kernel), *vary_together(x, kernel))
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_groups(x, kernel, window):
     def by_shifts(x, kernel):
         return convolve_by_shifts(x, kernel, window, jnp.promote_types(x.dtype, jnp.float32)).astype(x.dtype)
 
     def by_compiler(x, kernel):
-        return convolve(x, kernel, window)
+        return convolve_in_place(x, kernel, window)
 
     chosen = by_shifts if prefers_shifts(kernel.shape, window) else by_compiler
     return lax.platform_dependent(x, kernel, cpu=chosen, default=by_compiler)
 
 
 def _forward(x, kernel, window):
-    return convolve_groups(x, kernel, window), (x, kernel)
+    return _convolve_groups(x, kernel, window), (x, kernel)
 
 
 def _backward(window, saved, gradient):
@@ -64,7 +69,7 @@ def _backward(window, saved, gradient):
     return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
 
 
-convolve_groups.defvjp(_forward, _backward)
+_convolve_groups.defvjp(_forward, _backward)
 
 
 def conv_general_dilated(

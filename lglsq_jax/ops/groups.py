@@ -13,7 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Shaped
 
-from .window import Window
+from ..mesh_axes import devices_of_compiler, vary_together
+from .window import Window, convolve
 
 _MOST_CHANNELS = 4  # channels a group up to which elementwise products pay; measured on x86 CPUs
 _VECTOR = 32  # channels from which one position after another pays for a depthwise kernel's gradient
@@ -52,6 +53,19 @@ def convolve_by_shifts(
     return total.reshape(*total.shape[: x.ndim - 1], kernel.shape[-1])
 
 
+def convolve_in_place(
+    x: Shaped[Array, "n *spatial c"], kernel: Shaped[Array, "*taps i o"], window: Window, result=None
+) -> Shaped[Array, "n *out o"]:
+    """Returns ``convolve(x, kernel, window, result)``, computed so that the rows of a split batch stay where they are.
+
+    The compiler gathers a batch that is split over devices for its kernel of grouped convolutions, depthwise ones left
+    out. On such a mesh they are one product of matrices for each tap and group.
+    """
+    if window.groups == 1 or window.is_depthwise(kernel.shape) or devices_of_compiler() == 1:
+        return convolve(x, kernel, window, result)
+    return _by_products(x, kernel, window, result)
+
+
 def pull_back_by_shifts(
     x: Float[Array, "n *spatial c"],
     kernel: Float[Array, "*taps i o"],
@@ -71,13 +85,15 @@ def pull_back_by_shifts(
     return of_x, _by_positions(x, kernel.shape, gradient, window)
 
 
-def _by_products(x, kernel, window: Window):
+def _by_products(x, kernel, window: Window, result=None):
     """The convolution as one product of matrices for each tap and group."""
+    result = result or x.dtype
     groups, channels = window.groups, kernel.shape[-2]
-    total = jnp.zeros((), x.dtype)
+    total = jnp.zeros((), result)
     for tap, shifted in _shifted_inputs(x, kernel.shape, window):
         grouped = shifted.reshape(*shifted.shape[:-1], groups, channels)
-        total = total + jnp.einsum("...gi,igo->...go", grouped, kernel[tap].reshape(channels, groups, -1))
+        weights = kernel[tap].reshape(channels, groups, -1)
+        total = total + jnp.einsum("...gi,igo->...go", grouped, weights, preferred_element_type=result)
     return total.reshape(*total.shape[:-2], kernel.shape[-1])
 
 
@@ -100,7 +116,8 @@ def _by_positions(x, kernel_shape, gradient, window: Window):
         at = [tuple(np.multiply(tap, window.kernel_dilation).tolist()) for tap in np.ndindex(*taps)]
         return [total + block[(slice(None), *place)] * upstream for total, place in zip(sums, at, strict=True)]
 
-    start = [jnp.zeros((batch, channels), x.dtype)] * int(np.prod(taps))
+    zeros, *_ = vary_together(jnp.zeros((batch, channels), x.dtype), x, gradient)
+    start = [zeros] * int(np.prod(taps))
     sums = lax.fori_loop(0, int(np.prod(out)), add_position, start)
     return jnp.stack([total.sum(0) for total in sums]).reshape(kernel_shape)
 

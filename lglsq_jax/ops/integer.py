@@ -8,9 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int32, Integer
 
-from .groups import convolve_by_shifts, prefers_shifts
+from .groups import convolve_by_shifts, convolve_in_place, prefers_shifts
 from .rows import convolve_by_rows, prefers_rows
-from .window import Window, convolve
+from .window import Window
 
 _SHIFT = 128  # moves unsigned 8-bit codes into int8
 _LARGEST_CODE = 128  # in size, of an int8
@@ -40,7 +40,7 @@ def convolve_int32(
         return multiply_int32(picked, kernel.reshape(kernel.shape[-2:]), code_maximum)
     kernel = kernel.astype(jnp.int8)
     # On every platform: a GPU has no integer convolution, but it has integer products.
-    run = convolve
+    run = convolve_in_place
     if prefers_shifts(kernel.shape, window):
         run = _convolve_by_shifts
     elif prefers_rows(kernel.shape, window):

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..mesh_axes import devices_of_compiler, vary_together
 from .window import Window, convolve
 
 _BLOCK = 2**19  # elements of one block's columns: a few rows of the image, which then stay in the cache
@@ -36,10 +37,11 @@ def kernel_gradient(
     """
 
     def by_compiler(x, gradient):
-        _, pull_back = jax.vjp(lambda kernel: convolve(x, kernel, window), jnp.zeros(kernel_shape, x.dtype))
+        kernel, *_ = vary_together(jnp.zeros(kernel_shape, x.dtype), x, gradient)
+        _, pull_back = jax.vjp(lambda kernel: convolve(x, kernel, window), kernel)
         return pull_back(gradient)[0]
 
-    if jax.sharding.get_abstract_mesh().size > 1:
+    if devices_of_compiler() > 1:
         return by_compiler(x, gradient)
     return lax.platform_dependent(
         x, gradient, cpu=lambda x, gradient: _by_blocks(x, gradient, kernel_shape, window), default=by_compiler
@@ -74,6 +76,6 @@ def _by_blocks(x, gradient, kernel_shape, window: Window):
         summed = tuple(range(upstream.ndim - 1))
         return lax.dot_general(columns, upstream, ((summed, summed), ((), ())))
 
-    start = jnp.zeros((math.prod(taps) * channels, outputs), x.dtype)
+    start, *_ = vary_together(jnp.zeros((math.prod(taps) * channels, outputs), x.dtype), x, gradient)
     total = lax.fori_loop(0, out_rows // rows, lambda index, total: total + of_block(index), start)
     return total.reshape(kernel_shape)

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..deferred import Deferred, input_gradient_and_sums
+from ..mesh_axes import layout_of_product, left_to_compiler, summed_like, vary_together
 from ..quantizers import broadcast_scale, check_offset, check_progress, check_scale, float_codes, quantizer_gradients
 from ..spec import QuantSpec
 from .exact import convolve_codes, multiply_codes
@@ -126,10 +127,13 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
         check_offset(x_offset, inputs, x.shape, "x_offset")
         x_offset = jnp.asarray(x_offset)
     progress = jnp.asarray(progress, jnp.float32)
+    x_scale, x_offset = vary_together(x_scale, x_offset)
+    run = functools.partial(_product, inputs, weights, product)
+    operands = x, kernel, x_scale, kernel_scale, x_offset, progress
     if deferred is not None:
+        run = functools.partial(_deferred_product, inputs, weights, product, deferred.elements)
         operands = x, deferred.codes, x_scale, kernel_scale, x_offset, progress, deferred.sums
-        return _deferred_product(inputs, weights, product, deferred.elements, *operands)
-    return _product(inputs, weights, product, x, kernel, x_scale, kernel_scale, x_offset, progress)
+    return left_to_compiler(run, layout_of_product(x, kernel), *operands)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -170,10 +174,11 @@ def _pull_back(inputs, weights, product, x, kernel_codes, x_scale, kernel_scale,
     x_hat = float_codes(x, x_scale, x_offset, inputs) * x_scale.astype(jnp.float32)
     if x_offset is not None:
         x_hat = x_hat + x_offset.astype(jnp.float32)
-    wide_scale = broadcast_scale(kernel_scale.astype(jnp.float32), weights, kernel_codes.ndim)
+    kernel_hat = kernel_codes * broadcast_scale(kernel_scale.astype(jnp.float32), weights, kernel_codes.ndim)
     # The upstream gradient is made once and read three times, not made again, in a bad order, inside each reader.
     gradient = lax.optimization_barrier(gradient.astype(jnp.float32))
-    return product.pull_back(x_hat, kernel_codes * wide_scale, gradient)
+    # In jax.shard_map each device finds its own share of both; the rules see the sum over those that share a tensor.
+    return product.pull_back(*vary_together(x_hat, kernel_hat, gradient))
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -196,7 +201,7 @@ def _deferred_product_backward(inputs, weights, product, elements, saved, gradie
     of_x, of_kernel = _pull_back(inputs, weights, product, x, kernel_codes, x_scale, kernel_scale, x_offset, gradient)
     x_gradient, sums = input_gradient_and_sums(inputs, elements, x, x_scale, x_offset, progress, of_x)
     put_off = (None if array is None else jnp.zeros_like(array) for array in (x_scale, kernel_scale, x_offset))
-    return x_gradient, of_kernel, *put_off, jnp.zeros_like(progress), sums
+    return x_gradient, summed_like(of_kernel, kernel_codes), *put_off, jnp.zeros_like(progress), sums
 
 
 _deferred_product.defvjp(_deferred_product_forward, _deferred_product_backward)
