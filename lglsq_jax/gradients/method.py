@@ -72,7 +72,7 @@ class GradientMethod:
 
     @property
     def linear(self) -> bool:
-        """Whether all gradients are linear in that of the loss, as the rules say: then those of parts of a batch add up.
+        """Whether all gradients are linear in that of the loss, as the rules say: those of parts of a batch add up.
 
         A rule says so by an attribute ``linear``; one without it is not.
         """
