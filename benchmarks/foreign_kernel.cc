@@ -3,8 +3,8 @@
 // linear:    codes [B, K] uint8, weights [N, K] int8        -> int32 or int8 [B, N]
 // depthwise: codes [B, H, W, C] int8, weights [9, C] int8, 3x3, stride 1, padding 1 -> int8 [B, H, W, C]
 //
-// Both end in the rescale of a program: round((sum * multiplier + bias) / 2^shift) in 64 bits, ties to even, held in
-// [low, high].
+// Sums of the second are int16, which codes of 4 bits never leave. Both end in the rescale of a program, whose shift is at
+// least 1: round((sum * multiplier + bias) / 2^shift) in 64 bits, ties to even, held in [low, high].
 #include <algorithm>
 #include <cstdint>
 #include <vector>

@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, get_opaque_trace_state, jaxpr_as_fun
 from jaxtyping import Array, Float, Shaped
 
 from .deferred import Deferred
-from .mesh_axes import layout, left_to_compiler, type_of, type_of_row, zeros_of
+from .mesh_axes import devices_at, layout, left_to_compiler, type_of, type_of_row, zeros_of
 from .paths import QuantLayer, quantized_layers
 from .quantizers import RULES_SCOPE
 
@@ -149,7 +149,9 @@ def _divided(batch, parts: int):
 
     def divided(array):
         array = jnp.asarray(array)
-        return left_to_compiler(divide, (None, *layout(array)), array)
+        rows, *rest = layout(array)
+        placed = rows if size // parts % devices_at(array, 0) == 0 else None  # else each device has the whole part
+        return left_to_compiler(divide, (None, placed, *rest), array)
 
     return jax.tree.map(divided, batch)
 

@@ -37,7 +37,7 @@ def check_batches(batches: Any) -> None:
             f"`batches` must be an iterable of batches, got one array of shape {np.shape(batches)}; give [array] for "
             "one batch, list(array) for a batch a row"
         )
-    if isinstance(batches, Mapping) or not isinstance(batches, Iterable):
+    if isinstance(batches, Mapping) or not (isinstance(batches, Iterable) or hasattr(batches, "__getitem__")):
         raise TypeError(f"`batches` must be an iterable of batches, such as a list, got {kind(batches)}")
 
 
@@ -70,7 +70,7 @@ def _array(value, batch, name: str) -> Array:
     """One argument as an array; ``batch`` is what it came in, for the error message."""
     try:
         return jnp.asarray(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     seen = f"{kind(batch)} with {kind(value)} in it" if isinstance(batch, tuple) else kind(batch)
     if isinstance(value, Mapping) and value:
@@ -91,7 +91,7 @@ def kind(value) -> str:
 
 def _parameters(model: nnx.Module | Callable) -> tuple[int, list[str], bool]:
     """How many arrays a call needs at least, the names of those that it can take, and whether it takes any more."""
-    while isinstance(model, nnx.Sequential) and len(model.layers):
+    while isinstance(model, nnx.Sequential) and type(model).__call__ is nnx.Sequential.__call__ and len(model.layers):
         model = model.layers[0]
     try:
         parameters = inspect.signature(model).parameters.values()  # pyright: ignore[reportArgumentType]

@@ -181,7 +181,8 @@ def input_gradient_and_sums(
     context = quantizer_context(spec, x, scale, offset, progress, gradient, elements)
     sums = spec.method.scale_sums(context, offset=offset is not None)
     of_x = summed_like(spec.method.input_gradient(context).astype(x.dtype), x)
-    return of_x, jnp.stack([jnp.float32(1), *(total.reshape(()) for total in sums)])
+    handed, _ = vary_together(jnp.stack([jnp.float32(1), *(total.reshape(()) for total in sums)]), scale)
+    return of_x, handed
 
 
 def dequantize_deferred(

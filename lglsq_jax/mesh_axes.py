@@ -78,6 +78,13 @@ def layout(array: Shaped[Array, "..."]) -> tuple[Any, ...]:
     return spec + (None,) * (array.ndim - len(spec))
 
 
+def devices_at(array: Shaped[Array, "..."], axis: int) -> int:
+    """Returns over how many devices, by explicit mesh axes, an axis of the array is split: 1 where it is not."""
+    names = layout(array)[axis] or ()
+    shape = _type(array).sharding.mesh.shape
+    return math.prod(shape[name] for name in ((names,) if isinstance(names, str) else names))
+
+
 def layout_of_product(x: Shaped[Array, "..."], kernel: Shaped[Array, "*taps i o"]) -> tuple[Any, ...]:
     """Returns the layout of a convolution or matrix product: rows lie as in ``x``, channels as in the kernel.
 
@@ -121,11 +128,19 @@ def left_to_compiler(function: Callable[..., Any], layouts: Any, *operands: Shap
         function: of arrays; what it differentiates itself stays so.
         layouts: of the result, as ``layout`` gives it; a list of them, or Nones, where the result is a tuple.
         operands: arrays or None.
+
+    Raises:
+        ValueError: some axes of the mesh are explicit and others manual.
     """
     meshes = (_type(operand).sharding.mesh for operand in operands if operand is not None)
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
     if mesh is None:
         return function(*operands)
+    if mesh.manual_axes:
+        raise ValueError(
+            "the axes of a mesh that jax.shard_map leaves out must be AxisType.Auto around a quantizer, got "
+            f"AxisType.Explicit for {', '.join(mesh.explicit_axes)}"
+        )
 
     def placed(spec: Sequence[Any] | None):
         return None if spec is None else NamedSharding(mesh, PartitionSpec(*spec))

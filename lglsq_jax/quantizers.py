@@ -103,7 +103,7 @@ def fake_quantize(
     check_progress(progress)
     if offset is not None:
         check_offset(offset, spec, x.shape)
-        offset = _in_float(offset)
+        offset = in_float(offset)
     operands = x, *vary_together(scale, offset), jnp.asarray(progress, jnp.float32)
     return left_to_compiler(functools.partial(_fake_quantize, spec), layout(x), *operands)
 
@@ -299,7 +299,8 @@ def _known(value: ArrayLike, otherwise: float) -> np.ndarray:
         return np.asarray(value, np.float32)
 
 
-def _in_float(value: ArrayLike) -> Array:
+def in_float(value: ArrayLike) -> Float[Array, "..."]:
+    """Returns a scale or offset as an array of floats: whole numbers in float32."""
     value = jnp.asarray(value)
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
 
@@ -309,4 +310,4 @@ def _checked(x, scale, spec):
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"`x` must have a float dtype, got {x.dtype}")
     check_scale(scale, spec, x.shape)  # as it was given: under jit an array made of it is traced
-    return x, _in_float(scale)
+    return x, in_float(scale)

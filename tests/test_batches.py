@@ -232,6 +232,19 @@ def test_no_argument_holds_nan(models):
     refused(lambda: lq.calibrate(models[1], [(image, depth), (image, depth * np.inf)]), ValueError, sentence)
 
 
+def test_a_sequential_with_a_call_of_its_own_is_taken_at_its_word():
+    class Both(nnx.Sequential):
+        def __call__(self, a, b):
+            return super().__call__(a + b)
+
+    model = Both(lq.QuantLinear(3, 2, weights=lq.QuantSpec(4), inputs=lq.QuantSpec(4), rngs=nnx.Rngs(0)))
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    lq.calibrate(model, [(x, x)])
+    assert all(layer.calibrated for layer in model.layers)
+    with pytest.raises(ValueError, match="a tuple of 2 arrays"):
+        lq.calibrate(model, [x])
+
+
 def test_how_many_arrays_a_call_takes_is_read_from_its_signature():
     x = np.ones((2, 3), np.float32)
     layer = nnx.Linear(3, 2, rngs=nnx.Rngs(0))

@@ -74,10 +74,10 @@ class GradientMethod:
     def linear(self) -> bool:
         """Whether all gradients are linear in that of the loss, as the rules say: those of parts of a batch add up.
 
-        A rule says so by an attribute ``linear``; one without it is not.
+        A rule says so by an attribute ``linear`` of its own class; one without it, or that only inherits it, is not.
         """
         rules = self.scale_rule, self.error_rule
-        return all(getattr(rule, "linear", False) for rule in rules)
+        return all(vars(type(rule)).get("linear", False) for rule in rules)
 
     def for_weights(self) -> "GradientMethod":
         """Returns the method as weights learn by it: with ``weight_scale_rule`` as its one scale rule."""

@@ -86,15 +86,16 @@ def pull_back_by_shifts(
 
 
 def _by_products(x, kernel, window: Window, result=None):
-    """The convolution as one product of matrices for each tap and group."""
-    result = result or x.dtype
+    """The convolution as one product of matrices for each tap and group; floats are summed in float32 at least."""
+    result = jnp.dtype(result or x.dtype)
+    wide = jnp.promote_types(result, jnp.float32) if jnp.issubdtype(result, jnp.floating) else result
     groups, channels = window.groups, kernel.shape[-2]
-    total = jnp.zeros((), result)
+    total = jnp.zeros((), wide)
     for tap, shifted in _shifted_inputs(x, kernel.shape, window):
         grouped = shifted.reshape(*shifted.shape[:-1], groups, channels)
         weights = kernel[tap].reshape(channels, groups, -1)
-        total = total + jnp.einsum("...gi,igo->...go", grouped, weights, preferred_element_type=result)
-    return total.reshape(*total.shape[:-2], kernel.shape[-1])
+        total = total + jnp.einsum("...gi,igo->...go", grouped, weights, preferred_element_type=wide)
+    return total.reshape(*total.shape[:-2], kernel.shape[-1]).astype(result)
 
 
 def _by_positions(x, kernel_shape, gradient, window: Window):

@@ -10,7 +10,15 @@ from jaxtyping import Array, Float
 
 from ..deferred import Deferred, input_gradient_and_sums
 from ..mesh_axes import layout_of_product, left_to_compiler, summed_like, vary_together
-from ..quantizers import broadcast_scale, check_offset, check_progress, check_scale, float_codes, quantizer_gradients
+from ..quantizers import (
+    broadcast_scale,
+    check_offset,
+    check_progress,
+    check_scale,
+    float_codes,
+    in_float,
+    quantizer_gradients,
+)
 from ..spec import QuantSpec
 from .exact import convolve_codes, multiply_codes
 from .floats import pull_back
@@ -121,11 +129,11 @@ def _checked_product(x, kernel, x_scale, kernel_scale, x_offset, progress, input
             raise TypeError(f"`{name}` must have a float dtype, got {tensor.dtype}")
     check_scale(x_scale, inputs, x.shape, "x_scale")
     check_scale(kernel_scale, weights, kernel.shape, "kernel_scale")
-    x_scale, kernel_scale = jnp.asarray(x_scale), jnp.asarray(kernel_scale)
+    x_scale, kernel_scale = in_float(x_scale), in_float(kernel_scale)
     check_progress(progress)
     if x_offset is not None:
         check_offset(x_offset, inputs, x.shape, "x_offset")
-        x_offset = jnp.asarray(x_offset)
+        x_offset = in_float(x_offset)
     progress = jnp.asarray(progress, jnp.float32)
     x_scale, x_offset = vary_together(x_scale, x_offset)
     run = functools.partial(_product, inputs, weights, product)

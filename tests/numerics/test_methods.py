@@ -37,6 +37,16 @@ def test_presets_are_the_compositions_of_the_method():
     assert [name for name in methods.names() if methods.get(name).weight_scale_rule] == ["pact"]
 
 
+def test_a_method_is_linear_where_its_own_rules_say_so():
+    class Sign(lq.LSQScale):
+        def scale_gradient(self, context, sums):
+            return jnp.sign(super().scale_gradient(context, sums))
+
+    linear = [name for name in lq.methods.names() if lq.methods.get(name).linear]
+    assert linear == ["ste", "lsq", "lsq_plus", "pact", "dorefa"]
+    assert lq.methods.get("lsq+asr").linear and not lq.GradientMethod(scale_rule=Sign()).linear
+
+
 def test_pact_learns_the_clip_level_of_inputs_and_keeps_the_scale_of_weights():
     assert lq.methods.PACT.for_weights() == dataclasses.replace(
         lq.methods.DOREFA, scale_rule=lq.FixedScale(), round_rule=lq.STE()

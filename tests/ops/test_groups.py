@@ -63,3 +63,16 @@ def test_few_channels_a_group_prefer_shifts():
     assert prefers_shifts((3, 3, 4, 32), window)
     assert not prefers_shifts((3, 3, 5, 40), window)
     assert not prefers_shifts((3, 3, 1, 8), Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_products_of_matrices_are_summed_in_float32(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 6, 6, 64)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 32, 16)), dtype)
+    window = Window((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 2)
+    wanted = convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), window)
+    found = module._by_products(x, kernel, window)
+    assert found.dtype == dtype
+    rounding = float(jnp.finfo(dtype).eps) / 2
+    np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=1.01 * rounding, atol=1e-4)
