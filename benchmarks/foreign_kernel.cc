@@ -1,6 +1,6 @@
 // Two layers as foreign functions of XLA, one thread each: what benchmarks/foreign_kernel.py times against XLA's own.
 //
-// linear:    codes [B, K] uint8, weights [N, K] int8        -> int32 or int8 [B, N]
+// linear:    codes [B, K] uint8, weights [N, K] int8        -> int32 [B, N]
 // depthwise: codes [B, H, W, C] int8, weights [9, C] int8, 3x3, stride 1, padding 1 -> int8 [B, H, W, C]
 //
 // Sums of the second are int16, which codes of 4 bits never leave. Both end in the rescale of a program, whose shift is at

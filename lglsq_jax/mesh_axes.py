@@ -80,9 +80,8 @@ def layout(array: Shaped[Array, "..."]) -> tuple[Any, ...]:
 
 def devices_at(array: Shaped[Array, "..."], axis: int) -> int:
     """Returns over how many devices, by explicit mesh axes, an axis of the array is split: 1 where it is not."""
-    names = layout(array)[axis] or ()
     shape = _type(array).sharding.mesh.shape
-    return math.prod(shape[name] for name in ((names,) if isinstance(names, str) else names))
+    return math.prod(shape[name] for name in _names(layout(array)[axis]))
 
 
 def layout_of_product(x: Shaped[Array, "..."], kernel: Shaped[Array, "*taps i o"]) -> tuple[Any, ...]:
@@ -96,10 +95,9 @@ def layout_of_product(x: Shaped[Array, "..."], kernel: Shaped[Array, "*taps i o"
     image = rows[len(rows) - taps :] if taps else []
     if any(axis is not None for axis in image):
         raise ValueError(f"`x` of a convolution must not be split along its image axes, got the layout {layout(x)}")
-    used = {name for axis in rows if axis is not None for name in (axis if isinstance(axis, tuple) else (axis,))}
+    used = {name for axis in rows for name in _names(axis)}
     channels = layout(kernel)[-1]
-    names = channels if isinstance(channels, tuple) else (channels,)
-    return (*rows, None if used & set(names) else channels)
+    return (*rows, None if used & set(_names(channels)) else channels)
 
 
 def type_of(array: Shaped[Array, "..."] | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -147,6 +145,11 @@ def left_to_compiler(function: Callable[..., Any], layouts: Any, *operands: Shap
 
     placement = tuple(map(placed, layouts)) if isinstance(layouts, list) else placed(layouts)
     return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=placement)(*operands)
+
+
+def _names(axis: Any) -> tuple[str, ...]:
+    """The mesh axes in one entry of a layout: None, a name or a tuple of them."""
+    return () if axis is None else axis if isinstance(axis, tuple) else (axis,)
 
 
 def _type(array) -> Any:
