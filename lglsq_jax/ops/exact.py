@@ -36,7 +36,7 @@ def choose_arithmetic(platform: str, x_range: Range, kernel_range: Range, terms:
         x_range: smallest and largest input code.
         kernel_range: smallest and largest weight code.
         terms: how many products a sum has, ``K``.
-        channels: input channels a group.
+        channels: input channels a group; 1 for a matrix product, which a CPU does 1.1 to 3 times as fast in float32.
 
     Returns:
         ``"float32"``; ``"bfloat16"`` (inputs, accumulated in float32); ``"split"`` (weights as ``16 high + low``, two
@@ -110,13 +110,13 @@ def multiply_in(
 
 def _convolve_on(platform, x, kernel, *, window, x_range, kernel_range):
     terms = window.terms(kernel.shape)
-    arithmetic = choose_arithmetic(platform, x_range, kernel_range, terms, kernel.shape[-2])
+    channels = 1 if window.is_product(kernel.shape) else kernel.shape[-2]
+    arithmetic = choose_arithmetic(platform, x_range, kernel_range, terms, channels)
     shifts = platform == "cpu" and prefers_shifts(kernel.shape, window)
     return convolve_in(arithmetic, x, kernel, window, x_range, shifts=shifts)
 
 
 def _multiply_on(platform, x, kernel, *, x_range, kernel_range):
-    # A matrix product in float32 is as fast as one in int8 on a CPU, so channels do not count.
     arithmetic = choose_arithmetic(platform, x_range, kernel_range, kernel.shape[0], 1)
     return multiply_in(arithmetic, x, kernel, x_range)
 

@@ -34,7 +34,7 @@ def convolve_int32(
         window: the geometry.
         code_maximum: the largest code that can occur.
     """
-    if _is_product(kernel.shape, window):
+    if window.is_product(kernel.shape):  # which the compiler does a little faster on a CPU
         steps = (1, *window.strides, 1)
         picked = lax.slice(codes, (0,) * codes.ndim, codes.shape, steps) if max(steps) > 1 else codes
         return multiply_int32(picked, kernel.reshape(kernel.shape[-2:]), code_maximum)
@@ -96,13 +96,6 @@ def multiply_int32(
         return _product(codes.astype(jnp.int8), kernel)
     shifted = (codes.astype(jnp.int32) - _SHIFT).astype(jnp.int8)
     return _product(shifted, kernel) + _SHIFT * _sum(kernel, (0,))
-
-
-def _is_product(kernel_shape: tuple[int, ...], window: Window) -> bool:
-    """Whether a convolution is a matrix product, which the compiler does a little faster on a CPU."""
-    dilated = any(dilation > 1 for dilation in window.input_dilation)
-    padded = any(pad for pair in window.padding for pad in pair)
-    return window.groups == 1 and set(kernel_shape[:-2]) == {1} and not (dilated or padded)
 
 
 def _product(codes, kernel):

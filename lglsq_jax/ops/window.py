@@ -46,6 +46,12 @@ class Window:
         """Whether each channel has one filter of its own and nothing else does."""
         return self.groups > 1 and kernel_shape[-2] == 1 and kernel_shape[-1] == self.groups
 
+    def is_product(self, kernel_shape: tuple[int, ...]) -> bool:
+        """Whether the convolution is a matrix product of single pixels, strided or not."""
+        dilated = any(dilation > 1 for dilation in self.input_dilation)
+        padded = any(pad for pair in self.padding for pad in pair)
+        return self.groups == 1 and set(kernel_shape[:-2]) == {1} and not (dilated or padded)
+
     def terms(self, kernel_shape: tuple[int, ...]) -> int:
         """Returns how many products one output sums (padding counted)."""
         count = 1
