@@ -30,6 +30,7 @@ def _study(options: Any) -> Result:
     known = known_results(study, options.known) if options.known is not None else {}
     cells = Cells(study, Path(options.runs or f"runs/studies/{study.name}"), known)
     chosen = _chosen(cells, options)
+    cells.check()
     if options.list:
         return _listing(cells, chosen)
     status = 0
@@ -128,16 +129,19 @@ def _on_a_part_of_the_cpus(index: int, count: int) -> Iterator[None]:
 
 
 def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
-    from ..study.cells import FOUND
+    from ..study.cells import FOUND, MORE
 
-    found = [(cell.name, cells.result(cell)) for cell in chosen]
-    rows = [{"cell": name, **{key: result[key] if result else None for key in FOUND}} for name, result in found]
+    rows = []
+    for cell in chosen:
+        found = cells.result(cell) or {}
+        rows.append({"cell": cell.name, **{key: found.get(key) for key in (*FOUND, *MORE)}, "config": cell.digest})
     lines = [f"{row['cell']}  " + ("-" if row["top1"] is None else f"{100 * row['top1']:.2f} %") for row in rows]
     return Result({**_progress(cells, chosen), "cells": rows}, "\n".join([*lines, _left(cells, chosen)]))
 
 
 def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
     from ..study import tables
+    from ..study.beside import measures
     from ..study.plots import can_plot, draw
     from ..study.text import report
 
@@ -167,6 +171,7 @@ def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
             }
             for table in found
         ],
+        "beside": [_plain(dataclasses.asdict(row)) for row in measures(cells.study, cells.results)],
     }
     return Result(fields, "\n".join([text, *notes]), status=status)
 

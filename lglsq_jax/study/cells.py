@@ -15,12 +15,20 @@ import numpy as np
 from ..errors import UserError
 from ..files import read_json, write_json, writing
 from ..training.config import TrainConfig, as_dict
+from ..training.folder import RunFolder
 from .plan import Cell, Study
 
 FINISHED = "cell.json"
 """The file in a run's folder that says that its cell is finished."""
 FOUND = ("top1", "seconds", "diverged")
-"""What it holds, and what is told of it to another machine."""
+"""What it holds, whatever version has written it."""
+MORE = ("float_top1", "flipped")
+"""What it holds besides; None where it was not measured.
+
+``float_top1``: of the float network that it started from; ``flipped``: the share of weight codes that the last epoch
+changed, mean over layers.
+"""
+_START = "pretraining.start_from "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +63,34 @@ class Cells:
         """What a finished cell found, ``top1`` (a fraction) and ``seconds``; None where it is not finished."""
         return _result(self.run_folder(cell)) or self.known.get(cell.name)
 
+    def check(self) -> None:
+        """Sees to it that what is finished in the folder is what the study means by these names now.
+
+        Raises:
+            UserError: a cell was trained with another config; the fields are named.
+        """
+        for cell in self.study.cells:
+            folder = RunFolder(self.run_folder(cell))
+            if not (folder.path / FINISHED).exists() or not folder.config_file.exists():
+                continue
+            # Where its float network lies may be another place; which one it is follows from the other fields.
+            changed = [field for field in folder.changes(self.config(cell)) if not field.startswith(_START)]
+            if changed:
+                raise UserError(
+                    f"{cell.name} in {self.folder} was trained with another config, which differs in "
+                    f"{', '.join(changed)}; name another folder with --runs, or remove {folder.path}"
+                )
+
+    @property
+    def results(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        """What each finished cell found, by setting, variant and seed."""
+        found = ((cell, self.result(cell)) for cell in self.study.cells)
+        return {(cell.setting, cell.variant, cell.seed): result for cell, result in found if result}
+
     @property
     def top1(self) -> dict[tuple[str, str, int], float]:
         """Top-1 of each finished cell by setting, variant and seed, a fraction."""
-        found = ((cell, self.result(cell)) for cell in self.study.cells)
-        return {(cell.setting, cell.variant, cell.seed): result["top1"] for cell, result in found if result}
+        return {key: result["top1"] for key, result in self.results.items()}
 
     @property
     def diverged(self) -> list[str]:
@@ -92,12 +123,16 @@ class Cells:
 def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Reads what cells of the study found on another machine, from what ``study FILE --list --json`` printed there.
 
+    Cells of a list that an earlier version has printed, which does not say of what config they are, count by name.
+
     Raises:
-        UserError: it cannot be read, is no such list, or is that of another study.
+        UserError: it cannot be read, is no such list, is that of another study, or has a cell of another config.
     """
     listed = read_json(file)
     try:
-        name, found = listed["study"], {row["cell"]: {key: row[key] for key in FOUND} for row in listed["cells"]}
+        rows = {row["cell"]: row for row in listed["cells"]}
+        name, found = listed["study"], {cell: {key: row[key] for key in FOUND} for cell, row in rows.items()}
+        found = {cell: {**result, **{key: rows[cell].get(key) for key in MORE}} for cell, result in found.items()}
         finished = {cell: row for cell, row in found.items() if row["top1"] is not None}
         right = all(0 <= row["top1"] <= 1 and row["seconds"] >= 0 for row in finished.values())
     except (TypeError, KeyError):
@@ -108,6 +143,11 @@ def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, 
         raise UserError(f"{file} must be of the study {study.name!r}, but it is of {name!r}")
     if strange := sorted(set(found) - {cell.name for cell in study.cells}):
         raise UserError(f"{file} must hold cells of the study {study.name!r} alone, but it holds {strange[0]!r}")
+    for cell in study.cells:
+        if cell.name in finished and rows[cell.name].get("config", cell.digest) != cell.digest:
+            raise UserError(
+                f"{file} must hold cells of the study as it is now, but its {cell.name} was trained with another config"
+            )
     return finished
 
 
@@ -125,12 +165,13 @@ def run_cells(cells: Cells, chosen: Sequence[Cell], say: Callable[[str], Any], s
 
     Raises:
         Stopped: SIGTERM or Ctrl-C; the state is saved.
-        UserError: something that the user can put right, with the name of the cell.
+        UserError: something that the user can put right, with the name of the cell; a finished cell has another config.
     """
     from ..training.cache import compiled_once
     from ..training.signals import StopRequest
 
     stop = stop or StopRequest()
+    cells.check()
     left = [cell for cell in chosen if cells.result(cell) is None]
     with stop.listening(), compiled_once(cells.folder / "compiled"), _logged(cells.folder):
         for number, cell in enumerate(left, 1):
@@ -146,18 +187,17 @@ def run_cells(cells: Cells, chosen: Sequence[Cell], say: Callable[[str], Any], s
 
 
 def _run(cells: Cells, cell: Cell, stop) -> dict[str, Any]:
-    for folder, config, last in (
-        (cells.float_folder(cell), cell.float_config, "float"),
-        (cells.run_folder(cell), cells.config(cell), "quantized"),
-    ):
-        if _result(folder) is None:
-            _train(folder, config, last, stop)
+    if _result(start := cells.float_folder(cell)) is None:
+        _finish(start, _train(start, cell.float_config, "float", stop))
+    if _result(folder := cells.run_folder(cell)) is None:
+        found = _train(folder, cells.config(cell), "quantized", stop)
+        _finish(folder, {**found, "float_top1": (_result(start) or {}).get("top1"), "flipped": _flipped(folder)})
     result = cells.result(cell)
     assert result is not None
     return result
 
 
-def _train(folder: Path, config: TrainConfig, last: str, stop) -> None:
+def _train(folder: Path, config: TrainConfig, last: str, stop) -> dict[str, Any]:
     from ..data import open_dataset
     from ..training.bad_steps import Diverged
     from ..training.experiment import train_alone
@@ -169,8 +209,22 @@ def _train(folder: Path, config: TrainConfig, last: str, stop) -> None:
         if last == "float":
             raise
         top1, diverged = 1 / open_dataset(config.data).num_classes, str(error)
+    return {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged}
+
+
+def _finish(folder: Path, found: dict[str, Any]) -> None:
     with writing(folder / FINISHED):
-        write_json(folder / FINISHED, {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged})
+        write_json(folder / FINISHED, found)
+
+
+def _flipped(folder: Path) -> float | None:
+    """Returns the share of weight codes that the last epoch changed, mean over layers, as the log says it."""
+    from ..training.log import read_metrics
+
+    lines = [line for line in read_metrics(RunFolder(folder)) if line["split"] == "layers"]
+    layers = [layer for layer in lines[-1].values() if isinstance(layer, dict)] if lines else []
+    shares = [layer["weight_codes_flipped"] for layer in layers if "weight_codes_flipped" in layer]
+    return float(np.mean(shares)) if shares else None
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

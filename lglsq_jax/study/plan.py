@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
 from ..training.bounds import check_whole
-from ..training.config import TrainConfig, as_dict, from_dict
+from ..training.config import TrainConfig, as_dict, differences, from_dict
+from ..training.folder import MAY_CHANGE
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -98,6 +100,13 @@ class Cell:
     def name(self) -> str:
         """Setting, variant and seed as the path of a folder."""
         return f"{self.setting}/{self.variant}/seed{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that other configs do not have: of the fields that are not the defaults."""
+        fields = differences(as_dict(TrainConfig()), as_dict(self.config))
+        text = "\n".join(field for field in fields if not field.startswith(MAY_CHANGE))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def float_config(self) -> TrainConfig:

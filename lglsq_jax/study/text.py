@@ -3,10 +3,21 @@
 import math
 from collections.abc import Sequence
 
+from .beside import Beside, Mean, measures
 from .cells import Cells
 from .comparison import FEWEST_FOR_A_CLAIM, FEWEST_FOR_A_FIGURE, LEVEL, Row, Table
 from .statistics import Interval
 
+_BESIDE = (
+    "setting",
+    "variant",
+    "seeds",
+    "against float",
+    "95 % t",
+    "codes flipped, %",
+    "against the baseline",
+    "95 % t",
+)
 _HEAD = ("setting", "variant", "seeds", "top-1, %", "against the baseline", "95 % t", "95 % bootstrap", "p", "Holm", "")
 
 
@@ -25,14 +36,23 @@ def report(cells: Cells, tables: Sequence[Table]) -> str:
         f"{comparisons} comparison{'s' if comparisons != 1 else ''}, all those of the study that have two pairs or "
         f"more. A claim needs {FEWEST_FOR_A_CLAIM} pairs and a corrected p below {LEVEL}.",
     ]
+    if beside := measures(study, cells.results):
+        lines += ["", "## Beside top-1", "", *_lined_up([_BESIDE, *map(_beside, beside)]), ""]
+        lines += [
+            "Against float: top-1 less that of the float network that the run started from, in points. Codes flipped: "
+            "the share of weight codes that the last epoch changed, mean over layers. Described, not tested."
+        ]
     if diverged := cells.diverged:
         lines += ["", f"Their loss did not stay finite, which counts as a guess: {', '.join(diverged)}."]
     return "\n".join(lines) + "\n"
 
 
 def _table(table: Table) -> list[str]:
-    rows = [_HEAD, *(_cells(row) for row in table.rows)]
-    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(_HEAD))]
+    return _lined_up([_HEAD, *(_cells(row) for row in table.rows)])
+
+
+def _lined_up(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
@@ -55,6 +75,16 @@ def _cells(row: Row) -> tuple[str, ...]:
         _p(row.corrected),
         row.verdict,
     )
+
+
+def _beside(row: Beside) -> tuple[str, ...]:
+    seeds = max(mean.seeds for mean in (row.against_float, row.flipped) if mean)
+    flipped = f"{row.flipped.mean:.2f}{_error(row.flipped.error)}" if row.flipped else ""
+    return row.setting, row.variant, str(seeds), *_described(row.against_float), flipped, *_described(row.flips_against)
+
+
+def _described(mean: Mean | None) -> tuple[str, str]:
+    return (f"{mean.mean:+.2f}{_error(mean.error)}", _interval(mean.interval)) if mean else ("", "")
 
 
 def _sentences(table: Table) -> list[str]:

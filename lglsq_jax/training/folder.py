@@ -18,7 +18,7 @@ from .config import TrainConfig, as_dict, differences, from_dict
 _PACKAGES = ("lglsq_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 # What a run that goes on may have otherwise: where and how it runs, not what it computes.
-_MAY_CHANGE = ("mesh.", "data.workers ", "checkpoint_every ", "keep_checkpoints ", "skip_bad_steps ")
+MAY_CHANGE = ("mesh.", "data.workers ", "checkpoint_every ", "keep_checkpoints ", "skip_bad_steps ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,19 +116,20 @@ class RunFolder:
             self._settle(config)
             yield
 
+    def changes(self, config: TrainConfig) -> list[str]:
+        """Returns the fields in which the run's config is another one, with both values, as ``differences`` does."""
+        before, wanted = as_dict(from_dict(read_json(self.config_file))), as_dict(config)
+        if _same_place(before["pretraining"]["start_from"], wanted["pretraining"]["start_from"]):
+            before["pretraining"]["start_from"] = wanted["pretraining"]["start_from"]
+        return [text for text in differences(before, wanted) if not text.startswith(MAY_CHANGE)]
+
     def _settle(self, config: TrainConfig) -> None:
         wanted = as_dict(config)
-        if self.config_file.exists():
-            before = as_dict(from_dict(read_json(self.config_file)))
-            if _same_place(before["pretraining"]["start_from"], wanted["pretraining"]["start_from"]):
-                before["pretraining"]["start_from"] = wanted["pretraining"]["start_from"]
-            changed = differences(before, wanted)
-            changed = [text for text in changed if not text.startswith(_MAY_CHANGE)]
-            if changed:
-                raise UserError(
-                    f"the run folder {self.path} belongs to another config, which differs in {', '.join(changed)}; "
-                    "name another folder with --run-dir"
-                )
+        if self.config_file.exists() and (changed := self.changes(config)):
+            raise UserError(
+                f"the run folder {self.path} belongs to another config, which differs in {', '.join(changed)}; "
+                "name another folder with --run-dir"
+            )
         with writing(f"to the run folder {self.path}"):
             write_json(self.config_file, wanted)
             if not self.environment_file.exists():

@@ -1,5 +1,6 @@
 """A study's folder, its command, and a real study that is stopped and goes on."""
 
+import dataclasses
 import json
 import os
 
@@ -7,8 +8,11 @@ import jax
 import pytest
 
 from lglsq_jax.commands.study import _on_a_part_of_the_cpus
-from lglsq_jax.study import Cells, Setting, run_cells
+from lglsq_jax.errors import UserError
+from lglsq_jax.study import Cells, Setting, known_results, run_cells
 from lglsq_jax.study.cells import FINISHED
+from lglsq_jax.training.config import as_dict
+from lglsq_jax.training.folder import RunFolder
 from lglsq_jax.training.signals import Stopped, StopRequest
 from tests.study.tiny import W2A2, finish, finish_all, study_file, tiny_study
 
@@ -84,6 +88,27 @@ def test_what_another_machine_found_counts_as_finished(cells, tmp_path, command)
     assert "lsq+asr is better than lsq in w2a2: +0.53 points" in shown.output
     again = command("study", file, "--runs", here.folder, "--known", tmp_path / "there.json")  # trains nothing
     assert again.status == 0 and again.output == shown.output
+
+
+def test_cells_of_another_config_are_refused_and_named(cells, tmp_path, command):
+    cell = cells.study.cells[0]
+    finish(cells.run_folder(cell), 0.9)
+    config = dataclasses.replace(cells.config(cell), checkpoint_every=3)  # how it runs, not what it computes
+    RunFolder(cells.run_folder(cell)).config_file.write_text(json.dumps(as_dict(config)))
+    moved = Cells(cells.study, cells.folder.rename(tmp_path / "moved"))
+    moved.check()
+    other = Setting("w2a2", W2A2.changes | {"quantized.epochs": 3})
+    now = Cells(tiny_study(seeds=10, settings=(other,)), moved.folder)
+    with pytest.raises(UserError, match=r"w2a2/lsq/seed0 in .* differs in quantized.epochs \(2, now 3\)"):
+        now.check()
+    with pytest.raises(UserError, match="name another folder with --runs"):
+        run_cells(now, now.study.cells, print)
+
+    flags = "--runs", moved.folder, "--list", "--json"
+    (tmp_path / "there.json").write_text(command("study", study_file(tmp_path, seeds=10), *flags).output)
+    assert set(known_results(cells.study, tmp_path / "there.json")) == {cell.name}
+    with pytest.raises(UserError, match="its w2a2/lsq/seed0 was trained with another config"):
+        known_results(now.study, tmp_path / "there.json")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +190,9 @@ def test_a_study_that_is_stopped_goes_on_cell_by_cell(tmp_path, command, monkeyp
     assert "going on from step 1" in (cells.folder / "log.txt").read_text()
     assert [line.split(":")[0] for line in said] == ["1/2 w2a2/lsq/seed0", "2/2 w2a2/lsq+asr/seed0"]
     assert len(list((cells.folder / "float").iterdir())) == 1
+    found, start = cells.result(first), json.loads((cells.float_folder(first) / FINISHED).read_text())
+    assert found is not None and found["float_top1"] == start["top1"] and 0 < found["flipped"] < 1
+    assert f"weight codes flipped {100 * found['flipped']:.1f} %" in (cells.folder / "log.txt").read_text()
     stamp = (cells.run_folder(first) / FINISHED).stat().st_mtime_ns
 
     finished = command("study", study_file(tmp_path, seeds=2), "--runs", cells.folder, "--processes", "2")

@@ -35,10 +35,10 @@ def study_file(folder: Path, seeds: int) -> Path:
     return file
 
 
-def finish(folder: Path, top1: float, seconds: float = 60.0, diverged: str = "") -> None:
+def finish(folder: Path, top1: float, seconds: float = 60.0, diverged: str = "", **more) -> None:
     """Writes what a finished cell leaves behind."""
     folder.mkdir(parents=True)
-    (folder / "cell.json").write_text(json.dumps({"top1": top1, "seconds": seconds, "diverged": diverged}))
+    (folder / "cell.json").write_text(json.dumps({"top1": top1, "seconds": seconds, "diverged": diverged, **more}))
 
 
 def finish_all(cells: Cells, top1) -> None:
