@@ -59,6 +59,9 @@ def check_constants(
     sharpness_start: float | None = None,
     strength: float | None = None,
     strength_schedule: str | None = None,
+    strength_power: float | None = None,
+    tau: float | None = None,
+    eta: float | None = None,
 ) -> None:
     """Checks that a method of that name has the rules whose constants are given; their values are the rules' to check.
 
@@ -73,6 +76,9 @@ def check_constants(
         ("sharpness_start", sharpness_start, {"asr"}, "ASR"),
         ("strength", strength, {"mde", "ewgs"}, "MDE or EWGS"),
         ("strength_schedule", strength_schedule, {"mde"}, "MDE"),
+        ("strength_power", strength_power, {"mde"}, "MDE"),
+        ("tau", tau, {"ssg"}, "SSG"),
+        ("eta", eta, {"ssg"}, "SSG"),
     ):
         if value is not None and not rules & present:
             raise ValueError(f"`{constant}` must be None for a method without {said}, such as {name}, got {value!r}")

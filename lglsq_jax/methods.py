@@ -87,6 +87,9 @@ def with_constants(
     sharpness_start: float | None = None,
     strength: float | None = None,
     strength_schedule: str | None = None,
+    strength_power: float | None = None,
+    tau: float | None = None,
+    eta: float | None = None,
     weight_start: str | None = None,
 ) -> gradients.GradientMethod:
     """Returns the method of that name, as :func:`get` does, with other constants in its rules; None: its own.
@@ -97,18 +100,30 @@ def with_constants(
         sharpness_start: ``start`` of ASR.
         strength: of MDE or EWGS.
         strength_schedule: ``schedule`` of MDE.
+        strength_power: ``power`` of MDE.
+        tau: of SSG.
+        eta: of SSG.
         weight_start: how calibration starts weight scales, as in ``init_scale``.
 
     Raises:
         ValueError: the method has no such rule, or its rule refuses the constant.
     """
-    given = {"sharpness": sharpness, "sharpness_start": sharpness_start, "strength": strength}
-    check_constants(name, **given, strength_schedule=strength_schedule)
+    check_constants(
+        name,
+        sharpness=sharpness,
+        sharpness_start=sharpness_start,
+        strength=strength,
+        strength_schedule=strength_schedule,
+        strength_power=strength_power,
+        tau=tau,
+        eta=eta,
+    )
     method = get(name)
     changes: dict[str, Any] = {} if weight_start is None else {"weight_start": weight_start}
     for rule, constants in (
         ("round_rule", {"sharpness": sharpness, "start": sharpness_start}),
-        ("error_rule", {"strength": strength, "schedule": strength_schedule}),
+        ("error_rule", {"strength": strength, "schedule": strength_schedule, "power": strength_power}),
+        ("scale_rule", {"tau": tau, "eta": eta}),
     ):
         constants = {field: value for field, value in constants.items() if value is not None}
         if constants:

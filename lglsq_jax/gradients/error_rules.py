@@ -54,24 +54,33 @@ class MDE:
     * ``"cosine"``: :math:`\delta (1 - \cos \pi p) / 2`, from nothing to δ, level at both ends.
 
     Reconstructed from the abstract: EWGS's factor with a strength that grows from 0. The other schedules are ours.
+    So is the power ``n``, with which the factor is :math:`1 + \delta(p) \operatorname{sign}(g e) |2e|^n / 2`: as large
+    on the edge of a rounding cell whatever it is, and inside the cell the larger the smaller it is. 1 is the above; a
+    large one acts near the edges alone, 0 everywhere alike.
 
     Attributes:
         strength: ``δ``, the largest strength.
         schedule: one of ``"linear"``, ``"constant"``, ``"decaying"``, ``"cosine"``.
+        power: ``n`` >= 0.
 
     References: LG-LSQ, arXiv 2202.09009 (2022), abstract; Lee, Kim and Ham, CVPR 2021 (EWGS).
     """
 
     strength: float = 0.05
     schedule: str = "linear"
+    power: float = 1.0
 
     def __post_init__(self):
         _check_strength(self.strength)
+        if not 0 <= self.power < math.inf:
+            raise ValueError(f"`power` must be a finite number >= 0, got {self.power}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"`schedule` must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
     def factor(self, gradient, error, progress):
-        """Returns ``1 + strength(progress) * sign(gradient) * error``."""
+        """Returns ``1 + strength(progress) * sign(gradient * error) * |2 error|^power / 2``."""
+        if self.power != 1:
+            error = 0.5 * jnp.sign(error) * jnp.abs(2 * error) ** self.power
         return _error_factor(self.strength_at(progress), gradient, error)
 
     def strength_at(self, progress: Float[Array, ""]) -> Float[Array, ""] | float:

@@ -21,6 +21,12 @@ class BitOptions:
     """Largest strength of MDE, or the strength of EWGS; None: the method's own."""
     strength_schedule: str | None = None
     """How MDE's strength goes over training: linear (from 0), constant, decaying (to 0) or cosine; None: linear."""
+    strength_power: float | None = None
+    """Power of the rounding error in MDE: large, it acts near the edges of a rounding cell alone; None: 1."""
+    tau: float | None = None
+    """Largest relative task gradient of a scale with SSG; None: the method's own."""
+    eta: float | None = None
+    """Strength of SSG's direction term at the start of training; None: the method's own."""
     weight_start: str | None = None
     """Where weight scales start: mse, lsq, max or sigma, by channel with per_channel; None: the method's own."""
     bit_choices: tuple[int, ...] = ()
@@ -57,11 +63,11 @@ def check_bit_options(settings: Any) -> None:
         UserError: one is out of range, or does not go with another.
     """
     constants = {}
-    for name in ("sharpness", "sharpness_start", "strength", "strength_schedule"):
+    for name in ("sharpness", "sharpness_start", "strength", "strength_schedule", "strength_power", "tau", "eta"):
         constants[name] = getattr(settings, name)
-    for name in ("sharpness", "sharpness_start"):
+    for name in ("sharpness", "sharpness_start", "strength_power", "tau", "eta"):
         if constants[name] is not None:
-            check_number(name, constants[name], 0, math.inf)
+            check_number(name, constants[name], 0, math.inf, open_low=name == "tau")
     if settings.strength is not None:
         check_number("strength", settings.strength, 0, 2, open_high=True)
     for name, allowed in (("strength_schedule", SCHEDULES), ("weight_start", STARTS)):

@@ -70,6 +70,9 @@ def quantization_rules(config: TrainConfig, model: nnx.Module, chosen: LayerBits
         sharpness_start=settings.sharpness_start,
         strength=settings.strength,
         strength_schedule=settings.strength_schedule,
+        strength_power=settings.strength_power,
+        tau=settings.tau,
+        eta=settings.eta,
         weight_start=settings.weight_start,
     )
     axis = 3 if settings.per_channel else None

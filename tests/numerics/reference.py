@@ -73,6 +73,10 @@ def strength_at(p: float, strength: float, schedule: str = "linear") -> float:
 
 def error_factor(rule, g, e, p):
     name, *constants = rule
+    if name == "mde" and len(constants) == 3:  # pulls that grow with a power of the distance, equal at the cell's edge
+        strength = strength_at(p, *constants[:2])
+        pulls = np.where(e == 0, 0.0, np.copysign((np.abs(e) / 0.5) ** constants[2] * 0.5, e))
+        return 1 + strength * np.sign(g) * pulls
     strength = {"none": lambda: 0.0, "mde": lambda *c: strength_at(p, *c), "ewgs": lambda d: d}[name](*constants)
     return 1 + strength * np.sign(g) * e
 

@@ -52,6 +52,33 @@ def test_a_schedule_of_mde_is_its_formula(case, strength, schedule, progress):
     assert (np.abs(found - expected.x) <= 1e-6 * (np.abs(case.g) + np.abs(expected.x))).all()
 
 
+@given(cases(), STRENGTH, st.sampled_from([0.0, 0.5, 2.0, 3.0, 8.0]), st.floats(0, 1))
+def test_a_power_of_mde_is_its_formula(case, strength, power, progress):
+    progress = float(np.float32(progress))
+    constants = ("mde", strength, "linear", power)
+    expected = reference.gradients(
+        case.grid, case.x, case.scale, case.g, p=progress, error_rule=constants, scale_rule=("fixed",)
+    )
+    found = input_gradient(case, lq.MDE(strength, power=power), progress=progress)
+    # e holds up to 1e-7 of rounding, and that to the power, at e = 0 not at all small.
+    error = case.x / _wide(case) - np.rint(case.x / _wide(case))
+    sure = (np.abs(error) > 1e-3) | (power >= 1)
+    assert (np.abs(found - expected.x) <= 1e-5 * (np.abs(case.g) + np.abs(expected.x)))[sure].all()
+
+
+@given(cases(), STRENGTH)
+def test_the_first_power_of_mde_is_the_error_itself_to_the_bit(case, strength):
+    np.testing.assert_array_equal(
+        input_gradient(case, lq.MDE(strength, power=1.0)), input_gradient(case, lq.MDE(strength))
+    )
+
+
+@pytest.mark.parametrize("power", [-1.0, math.inf, math.nan])
+def test_a_power_that_is_none_is_refused(power):
+    with pytest.raises(ValueError, match=rf"^`power` must be a finite number >= 0, got {power}$"):
+        lq.MDE(0.05, power=power)
+
+
 @given(cases(), STRENGTH)
 def test_schedules_of_mde_meet_at_their_ends(case, strength):
     def at(progress, schedule):
@@ -70,9 +97,9 @@ def test_a_schedule_that_there_is_not_is_refused():
         lq.MDE(0.05, "step")
 
 
-@given(cases(), st.floats(0, 1.999), st.sampled_from(SCHEDULES))
-def test_mde_keeps_the_sign_and_pulls_towards_the_code(case, strength, schedule):
-    plain, scaled = input_gradient(case, lq.MDE(0.0)), input_gradient(case, lq.MDE(strength, schedule))
+@given(cases(), st.floats(0, 1.999), st.sampled_from(SCHEDULES), st.sampled_from([0.0, 1.0, 3.0]))
+def test_mde_keeps_the_sign_and_pulls_towards_the_code(case, strength, schedule, power):
+    plain, scaled = input_gradient(case, lq.MDE(0.0)), input_gradient(case, lq.MDE(strength, schedule, power))
     assert (np.sign(plain) == np.sign(scaled)).all()
     v = case.x / _wide(case)
     error = v - np.clip(np.rint(v), case.grid.low, case.grid.high)

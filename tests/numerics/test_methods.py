@@ -98,6 +98,9 @@ def test_constants_of_the_rules_are_replaced_where_given():
     assert change("lg_lsq", sharpness_start=0.0).round_rule == lq.ASR(2.0, 0.0)
     assert change("ewgs", strength=0.1).error_rule == lq.EWGS(0.1)
     assert change("lsq+mde", strength_schedule="decaying").error_rule == lq.MDE(0.05, "decaying")
+    assert change("lsq+mde", strength_power=3.0).error_rule == lq.MDE(0.05, power=3.0)
+    assert change("lsq+ssg", tau=0.3, eta=0.0).scale_rule == lq.SSG(tau=0.3, eta=0.0)
+    assert change("lg_lsq", eta=0.1).scale_rule == lq.SSG(tau=0.1, eta=0.1)
     assert change("dorefa", weight_start="lsq") == dataclasses.replace(lq.methods.DOREFA, weight_start="lsq")
 
 
@@ -109,6 +112,10 @@ def test_constants_of_the_rules_are_replaced_where_given():
         ("lsq+asr", {"strength": 0.1}, "`strength` must be None for a method without MDE or EWGS"),
         ("ewgs", {"strength_schedule": "linear"}, "`strength_schedule` must be None for a method without MDE"),
         ("lg_lsq", {"strength_schedule": "step"}, "`schedule` must be one of linear"),
+        ("ewgs", {"strength_power": 2.0}, "`strength_power` must be None for a method without MDE, such as ewgs"),
+        ("lsq+asr", {"tau": 0.1}, "`tau` must be None for a method without SSG, such as lsq\\+asr, got 0.1"),
+        ("lg_lsq-ssg", {"eta": 0.1}, "`eta` must be None for a method without SSG"),
+        ("lg_lsq", {"tau": 0.0}, "`tau` must be a finite number > 0"),
         ("lg_lsq", {"sharpness": -1.0}, "`sharpness` must be a finite number >= 0"),
     ],
 )

@@ -23,6 +23,10 @@ from lglsq_jax.training.stages import quantization_rules, stages_of
         ({"sharpness_start": float("inf")}, "`sharpness_start` must be a finite number"),
         ({"strength": 2.0}, "`strength` must be a finite number of at least 0 and below 2, got 2.0"),
         ({"strength_schedule": "step"}, "`strength_schedule` must be one of linear, constant, decaying, cosine"),
+        ({"strength_power": -1.0}, "`strength_power` must be a finite number of at least 0, got -1.0"),
+        ({"tau": 0.0}, "`tau` must be a finite number above 0, got 0.0"),
+        ({"eta": -0.1}, "`eta` must be a finite number of at least 0, got -0.1"),
+        ({"method": "lsq", "eta": 0.1}, "`eta` must be None for a method without SSG, such as lsq, got 0.1"),
         ({"method": "lsq", "sharpness": 2.0}, "`sharpness` must be None for a method without ASR, such as lsq, got 2"),
         (
             {"method": "ewgs", "strength_schedule": "linear"},
@@ -59,12 +63,18 @@ def test_lists_of_bits_survive_json_and_a_restart():
 
 def test_the_options_reach_every_quantizer():
     model = find_network("resnet8").blank(3, 1, {})
-    settings = QuantizedConfig(
-        sharpness=3.0, sharpness_start=0.0, strength=0.1, strength_schedule="cosine", weight_start="max"
-    )
-    method = lq.methods.with_constants(
-        "lg_lsq", sharpness=3.0, sharpness_start=0.0, strength=0.1, strength_schedule="cosine", weight_start="max"
-    )
+    constants: dict = {
+        "sharpness": 3.0,
+        "sharpness_start": 0.0,
+        "strength": 0.1,
+        "strength_schedule": "cosine",
+        "strength_power": 2.0,
+        "tau": 0.2,
+        "eta": 0.02,
+        "weight_start": "max",
+    }
+    settings = QuantizedConfig(**constants)
+    method = lq.methods.with_constants("lg_lsq", **constants)
     rules = quantization_rules(TrainConfig(quantized=settings), model)
     assert {spec.method for rule in rules for spec in (rule.weights, rule.inputs)} == {method}
     plain = quantization_rules(TrainConfig(), model)
