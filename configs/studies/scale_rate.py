@@ -4,8 +4,8 @@
 
 Asked before the first run: at W2A2, with 3 and 10 times the usual rate of the scales, LG-LSQ, and LSQ with SSG alone,
 are better than LSQ. The robustness tables of methods.py, seeds 0 to 9 judged on the test set, came near it and could
-not claim it. Here are twenty other seeds, each judged by 10,000 images of the half of the training set by which no constant
-was chosen. Four comparisons, 120 runs.
+not claim it. Here are twenty other seeds, each judged by 10,000 images of the half of the training set by which no
+constant was chosen. Four comparisons, 120 runs.
 """
 
 from _short_resnet8 import ON_OTHER_IMAGES, RATE, bits
