@@ -130,11 +130,14 @@ def _on_a_part_of_the_cpus(index: int, count: int) -> Iterator[None]:
 
 def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
     from ..study.cells import FOUND, MORE
+    from ..study.plan import digest
 
     rows = []
     for cell in chosen:
         found = cells.result(cell) or {}
-        rows.append({"cell": cell.name, **{key: found.get(key) for key in (*FOUND, *MORE)}, "config": cell.digest})
+        rows.append(
+            {"cell": cell.name, **{key: found.get(key) for key in (*FOUND, *MORE)}, "config": digest(cell.config)}
+        )
     lines = [f"{row['cell']}  " + ("-" if row["top1"] is None else f"{100 * row['top1']:.2f} %") for row in rows]
     return Result({**_progress(cells, chosen), "cells": rows}, "\n".join([*lines, _left(cells, chosen)]))
 

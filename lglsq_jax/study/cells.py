@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +12,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import read_json, write_json, writing
-from ..training.config import TrainConfig, as_dict
+from ..training.config import TrainConfig
 from ..training.folder import RunFolder
-from .plan import Cell, Study
+from .plan import Cell, Study, digest
 
 FINISHED = "cell.json"
 """The file in a run's folder that says that its cell is finished."""
@@ -51,8 +49,7 @@ class Cells:
 
     def float_folder(self, cell: Cell) -> Path:
         """The folder of the run whose float network the cell starts from."""
-        text = json.dumps(as_dict(cell.float_config), sort_keys=True)
-        return self.folder / "float" / f"seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return self.folder / "float" / f"seed{cell.seed}-{digest(cell.float_config)}"
 
     def config(self, cell: Cell) -> TrainConfig:
         """The cell's config, starting from its float network."""
@@ -144,7 +141,7 @@ def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, 
     if strange := sorted(set(found) - {cell.name for cell in study.cells}):
         raise UserError(f"{file} must hold cells of the study {study.name!r} alone, but it holds {strange[0]!r}")
     for cell in study.cells:
-        if cell.name in finished and rows[cell.name].get("config", cell.digest) != cell.digest:
+        if cell.name in finished and rows[cell.name].get("config", own := digest(cell.config)) != own:
             raise UserError(
                 f"{file} must hold cells of the study as it is now, but its {cell.name} was trained with another config"
             )

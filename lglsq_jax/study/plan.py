@@ -102,13 +102,6 @@ class Cell:
         return f"{self.setting}/{self.variant}/seed{self.seed}"
 
     @property
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that other configs do not have: of the fields that are not the defaults."""
-        fields = differences(as_dict(TrainConfig()), as_dict(self.config))
-        text = "\n".join(field for field in fields if not field.startswith(MAY_CHANGE))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    @property
     def float_config(self) -> TrainConfig:
         """The part of the config that its float network depends on; the quantized phase is the default one."""
         plain = TrainConfig().quantized
@@ -173,6 +166,16 @@ class Study:
                     except UserError as error:
                         raise UserError(f"{setting.name}/{variant.name}: {error}") from None
                     yield Cell(setting.name, variant.name, seed, config)
+
+
+def digest(config: TrainConfig) -> str:
+    """Returns twelve hexadecimal digits that other configs do not have: of the fields that are not the defaults.
+
+    A field that a later version adds, and one that says how a run runs and not what it computes, does not change them.
+    """
+    fields = differences(as_dict(TrainConfig()), as_dict(config))
+    text = "\n".join(field for field in fields if not field.startswith(MAY_CHANGE))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
