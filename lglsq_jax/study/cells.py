@@ -141,7 +141,7 @@ def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, 
     if strange := sorted(set(found) - {cell.name for cell in study.cells}):
         raise UserError(f"{file} must hold cells of the study {study.name!r} alone, but it holds {strange[0]!r}")
     for cell in study.cells:
-        if cell.name in finished and rows[cell.name].get("config", own := digest(cell.config)) != own:
+        if cell.name in finished and rows[cell.name].get("config") not in (None, digest(cell.config)):
             raise UserError(
                 f"{file} must hold cells of the study as it is now, but its {cell.name} was trained with another config"
             )
