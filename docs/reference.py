@@ -23,7 +23,7 @@ SECTIONS = (
     ("Looking at a model", ("plan", "check_scales", "layer_statistics", "weight_codes", "sensitivity")),
     ("Errors", ("UserError",)),
 )  # fmt: skip
-MODULES = ("methods", "gradients", "models", "integer", "data", "training")
+MODULES = ("methods", "gradients", "oscillations", "ops", "models", "integer", "data", "training", "study")
 
 
 def main() -> int:
@@ -45,14 +45,19 @@ def reference() -> str:
         "`python train.py digits --help` and `python -m lglsq_jax COMMAND --help`.",
         "",
     ]
+    modules = {name for name in lq.__all__ if isinstance(getattr(lq, name), ModuleType)}
+    if modules != set(MODULES):
+        raise SystemExit(f"MODULES must be those of lq.__all__; they differ in {', '.join(sorted(modules ^ set(MODULES)))}")
     in_modules = {name for module in MODULES for name in public(getattr(lq, module))}
-    rest = [name for name in lq.__all__ if not name.startswith("__") and not isinstance(getattr(lq, name), ModuleType)]
+    rest = [name for name in lq.__all__ if not name.startswith("__") and name not in modules]
     listed = [name for _, names in SECTIONS for name in names]
     if missing := set(rest) - set(listed) - in_modules:
         raise SystemExit(f"name the section of {', '.join(sorted(missing))} in SECTIONS")
     sections = [(title, "lq", lq, names, "") for title, names in SECTIONS]
     for name in MODULES:
         module = getattr(lq, name)
+        if not public(module):
+            raise SystemExit(f"lq.{name} must name what is public in `__all__`")
         sections.append((f"lq.{name}", f"lq.{name}", module, public(module), inspect.getdoc(module) or ""))
     lines += [f"* [{title}](#{anchor(title)})" for title, *_ in sections] + [""]
     for title, prefix, module, names, meaning in sections:

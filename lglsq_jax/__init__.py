@@ -57,7 +57,7 @@ _WHERE = {
     "allocate_bits": "bit_allocation",
     "UserError": "errors",
 }
-_MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "oscillations", "training")
+_MODULES = ("data", "gradients", "integer", "methods", "models", "ops", "oscillations", "study", "training")
 
 __all__ = [*_WHERE, *_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -16,6 +16,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int8, Integer
 from .quantizers import broadcast_scale, float_codes
 from .spec import QuantSpec
 
+__all__ = ["Oscillations", "dampening", "freeze", "hold", "on_cosine", "start", "track"]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,11 @@ class Oscillations:
 
 
 def start(codes: Integer[Array, "*shape"]) -> Oscillations:
-    """Returns what is known before the first step: codes that never changed."""
+    """Returns what is known before the first step: codes that never changed.
+
+    Args:
+        codes: the quantized weights, as ``quantize`` returns them.
+    """
     zeros = jnp.zeros(codes.shape, jnp.float32)
     return Oscillations(
         codes, jnp.zeros(codes.shape, jnp.int8), zeros, codes.astype(jnp.float32), jnp.zeros(codes.shape, bool)
@@ -73,7 +79,12 @@ def track(known: Oscillations, codes: Integer[Array, "*shape"], momentum: float)
 
 
 def freeze(known: Oscillations, threshold: Float[ArrayLike, ""]) -> Oscillations:
-    """Fixes the codes of weights whose frequency is above ``threshold`` to their average, rounded; for good."""
+    """Fixes the codes of weights whose frequency is above ``threshold`` to their average, rounded; for good.
+
+    Args:
+        known: after this step's ``track``.
+        threshold: a frequency, from 0 to 1; shape ``()``, may be traced.
+    """
     newly = ~known.frozen & (known.frequency > threshold)
     return Oscillations(
         jnp.where(newly, jnp.round(known.average).astype(known.codes.dtype), known.codes),
@@ -87,8 +98,14 @@ def freeze(known: Oscillations, threshold: Float[ArrayLike, ""]) -> Oscillations
 def hold(
     x: Float[Array, "*shape"], scale: Float[Array, "..."], spec: QuantSpec, known: Oscillations
 ) -> Float[Array, "*shape"]:
-    """Returns the weights with each frozen one at its code times the scale, so that whatever the scale learns, its code
-    stays; ``scale`` as in ``quantize``."""
+    """Returns the weights with each frozen one at ``s q``, so that whatever the scale learns, its code ``q`` stays.
+
+    Args:
+        x: weights; the result has their dtype.
+        scale: as in ``quantize``.
+        spec: the quantizer.
+        known: after this step's ``freeze``.
+    """
     return jnp.where(known.frozen, (known.codes * broadcast_scale(scale, spec, x.ndim)).astype(x.dtype), x)
 
 
