@@ -18,6 +18,7 @@ from .folder import RunFolder
 from .layer_table import layer_table
 
 _WIDE = 120  # columns of a terminal that has room for a bar beside the figures
+_BAR = 20  # columns of the bar
 
 
 class RunLog:
@@ -77,7 +78,7 @@ class RunLog:
         if self._events is None:
             self._events = Events(self._folder.path / "tensorboard", first_step + done + 1)
         if self._console.is_terminal:
-            bar = [rich.progress.BarColumn(bar_width=20)] if self._console.width >= _WIDE else []
+            bar = [rich.progress.BarColumn(bar_width=_BAR)] if self._console.width >= _WIDE else []
             self._progress = rich.progress.Progress(
                 *bar,
                 rich.progress.TextColumn(
@@ -95,9 +96,19 @@ class RunLog:
             self._progress.stop()
             self._progress = None
 
-    def advance(self, done: int, status: str) -> None:
-        """Writes the progress line again, on a terminal; elsewhere nothing."""
+    def advance(self, done: int, *statuses: str) -> None:
+        """Writes the progress line again, on a terminal; elsewhere nothing.
+
+        Args:
+            done: steps of the phase.
+            *statuses: what may stand behind them, the longest first; the first that the line has room for does, or the
+                beginning of the last.
+        """
         if self._progress is not None and self._task is not None:
+            (task,) = self._progress.tasks
+            room = self._console.width - (_BAR + 1 if self._console.width >= _WIDE else 0)
+            room -= len(f"{task.description} {done}/{task.total:.0f} ")
+            status = next((status for status in statuses if len(status) <= room), statuses[-1])
             self._progress.update(self._task, completed=done, status=status)
 
     def metrics(self, step: int, phase: str, split: str, values: dict[str, Any]) -> None:

@@ -184,7 +184,7 @@ class Phase:
                         flushed = time.monotonic()
                         self.pace.count(done)
                         watch.progress(f"step {self.first_step + done}")
-                        self.log.advance(done, self._status(last))
+                        self.log.advance(done, *self._statuses(last))
                     if not due:
                         continue
                     if done == self.steps:
@@ -277,9 +277,18 @@ class Phase:
         self.log.flush()
         return values
 
-    def _status(self, last: dict[str, float]) -> str:
-        figures = f"loss {last['loss']:.3f}", f"top-1 {100 * last['accuracy']:.1f} %"
-        return ", ".join(text for text in (str(self.pace), *figures, self.most_clipped) if text)
+    def _statuses(self, last: dict[str, float]) -> list[str]:
+        """Returns what the progress line says: everything first, then what narrower and narrower terminals hold."""
+        loss, top1 = f"loss {last['loss']:.3f}", f"top-1 {100 * last['accuracy']:.1f} %"
+        left, share = self.pace.left, self.most_clipped.partition(" (")[0]
+        rows = (
+            (str(self.pace), loss, top1, self.most_clipped),
+            (str(self.pace), loss, top1, share),
+            ("" if left is None else f"{left} left", loss, top1, share),
+            ("" if left is None else f"{left} left", top1, share),
+            (top1, share),
+        )
+        return [", ".join(text for text in row if text) for row in rows]
 
     def _went_wrong(self, step: int, loss: float, skeleton: Skeleton, state: TrainState) -> str:
         what = f"the loss must be finite, got {loss} at step {step}"

@@ -19,7 +19,7 @@ class QuietLog(RunLog):
     def begin_phase(self, phase: str, first_step: int, done: int, steps: int, *, resumed: bool) -> None:
         """Opens nothing."""
 
-    def advance(self, done: int, status: str) -> None:
+    def advance(self, done: int, *statuses: str) -> None:
         """Shows nothing."""
 
     def metrics(self, step: int, phase: str, split: str, values: dict[str, Any]) -> None:

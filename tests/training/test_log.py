@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lglsq_jax.training.folder import RunFolder
 from lglsq_jax.training.layer_table import layer_table, most_clipped
 from lglsq_jax.training.log import RunLog
 from lglsq_jax.training.pace import Pace
+from lglsq_jax.training.phase import Phase
 from tests.short_run import ROOT
 from tests.training.events import events
 
@@ -80,19 +82,37 @@ def test_the_table_of_layers():
     assert most_clipped({"fc": {"weight_clipped": 0.0}}) == most_clipped({}) == ""
 
 
-@pytest.mark.parametrize("width", [80, 160])
+STATUSES = (
+    "5,230 images/s, 0:00:41 left, loss 0.213, top-1 91.0 %, at most 4.1 % clipped (layer2/0/conv1)",
+    "5,230 images/s, 0:00:41 left, loss 0.213, top-1 91.0 %, at most 4.1 % clipped",
+    "0:00:41 left, loss 0.213, top-1 91.0 %, at most 4.1 % clipped",
+    "0:00:41 left, top-1 91.0 %, at most 4.1 % clipped",
+    "top-1 91.0 %, at most 4.1 % clipped",
+)
+
+
+def test_a_narrower_line_gives_up_the_path_then_the_pace_and_keeps_the_clipped_share():
+    phase = types.SimpleNamespace(pace=Pace(100, 32, Clock()), most_clipped="at most 4.1 % clipped (layer2/0/conv1)")
+    phase.pace._rate, phase.pace._began, phase.pace._done = 5230, (0, -41.0), 50
+    last = {"loss": 0.213, "accuracy": 0.91}
+    assert tuple(Phase._statuses(phase, last)) == STATUSES
+    phase.pace, phase.most_clipped = Pace(100, 32, Clock()), ""
+    assert set(Phase._statuses(phase, last)) == {"loss 0.213, top-1 91.0 %", "top-1 91.0 %"}
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 160])
 def test_on_a_terminal_progress_is_one_line_that_is_written_again(width, tmp_path):
     shown = io.StringIO()
     console = rich.console.Console(file=shown, force_terminal=True, width=width, legacy_windows=False)
     with RunLog(RunFolder(tmp_path), console=console) as log:
         log.begin_phase("quantized", 0, 0, 40, resumed=False)
-        log.advance(20, "5,230 images/s, 0:00:41 left, loss 0.213, top-1 91.0 %, at most 4.1 % clipped (fc)")
+        log.advance(20, *STATUSES)
         log.say("an epoch's line")
         log.end_phase()
     text = shown.getvalue()
-    assert "quantized 20/40" in text and "5,230 images/s, 0:00:41 left" in text and "an epoch's line\n" in text
-    assert ("at most 4.1 % clipped (fc)" in text) == (width == 160)
-    assert ("━" in text) == (width == 160)
+    assert f"quantized 20/40 {STATUSES[{60: 4, 80: 2, 120: 1, 160: 0}[width]]}" in text
+    assert "an epoch's line\n" in text and "at most 4.1 % clipped" in text and "…" not in text
+    assert ("━" in text) == (width >= 120)
     assert text.count("\x1b[1A") == 1  # one line up at the end, none before: it never takes a second line
 
 
