@@ -1,6 +1,7 @@
 """Training without making integers: what a study is made of."""
 
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import lglsq_jax as lq
 from lglsq_jax.data import DataConfig
 from lglsq_jax.errors import UserError
 from lglsq_jax.training import ModelConfig, PretrainingConfig, QuantizedConfig, TrainConfig, train_alone
+from lglsq_jax.training.checkpoints import Checkpoints
 from lglsq_jax.training.experiment import _multiply_scales
 from lglsq_jax.training.folder import RunFolder
 from lglsq_jax.training.saved import newest_snapshot
@@ -39,6 +41,21 @@ def test_variants_share_a_float_network_and_nothing_but_what_was_asked_for_is_ma
     assert not RunFolder(tmp_path / "variant").finished
     assert not RunFolder(tmp_path / "variant").program_file.exists()
     assert train_alone(variant, tmp_path / "variant") == found  # goes on from its end
+
+    def scales(name: str, factor: float) -> dict[str, np.ndarray]:
+        config = changed(variant, quantized={"scale_learning_rate": 0.0, "scale_start_factor": factor})
+        train_alone(config, tmp_path / name)
+        checkpoints = Checkpoints(RunFolder(tmp_path / name).checkpoints("quantized"))
+        try:
+            leaves = checkpoints.read(checkpoints.steps[-1])[0]
+        finally:
+            checkpoints.close()
+        return {leaf: value for leaf, value in leaves.items() if re.fullmatch(r"train\.parameters\..*_scale", leaf)}
+
+    calibrated, larger = scales("calibrated", 1.0), scales("larger", 4.0)  # neither learns its scales
+    assert len(calibrated) == 20 and calibrated.keys() == larger.keys()
+    for leaf, value in calibrated.items():
+        np.testing.assert_allclose(larger[leaf], 4 * value, rtol=1e-6)
 
     noisy = changed(variant, data={"label_noise": 0.5})
     with pytest.raises(UserError, match="the data of digits must be those the run began with"):
