@@ -47,7 +47,8 @@ def reference() -> str:
     ]
     modules = {name for name in lq.__all__ if isinstance(getattr(lq, name), ModuleType)}
     if modules != set(MODULES):
-        raise SystemExit(f"MODULES must be those of lq.__all__; they differ in {', '.join(sorted(modules ^ set(MODULES)))}")
+        differing = ", ".join(sorted(modules ^ set(MODULES)))
+        raise SystemExit(f"MODULES must be those of lq.__all__; they differ in {differing}")
     in_modules = {name for module in MODULES for name in public(getattr(lq, module))}
     rest = [name for name in lq.__all__ if not name.startswith("__") and name not in modules]
     listed = [name for _, names in SECTIONS for name in names]

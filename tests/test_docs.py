@@ -1,6 +1,8 @@
 """Every page of the README and of docs/: examples run as they are printed, commands exist, links lead somewhere."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -23,13 +25,21 @@ PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.m
 LONG = ("tutorial.md", "paper-row.md")
 
 # A block that cannot run here says why in a comment before it: <!-- not run: reason -->
-BLOCK = re.compile(r"^(<!-- not run: \S[^\n]*-->\n+)?```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block of text right behind a block is what it prints.
+BLOCK = re.compile(
+    r"^(<!-- not run: \S[^\n]*-->\n+)?```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
 
 
-def examples(text: str) -> list[tuple[int, str]]:
-    """Returns the blocks that run, each with the number of its first line."""
+def examples(text: str) -> list[tuple[int, str, str | None]]:
+    """Returns the blocks that run, each with the number of its first line and what the page says that it prints."""
     found = BLOCK.finditer(text)
-    return [(text.count("\n", 0, match.start(2)) + 1, match[2]) for match in found if match[1] is None]
+    return [(text.count("\n", 0, match.start(2)) + 1, match[2], match[3]) for match in found if match[1] is None]
+
+
+def without_digits(text: str) -> str:
+    """Returns what is printed without its digits: the last ones differ between machines."""
+    return re.sub(r"[ \d,.-]+", " ", text)
 
 
 WITH_EXAMPLES = [
@@ -43,13 +53,22 @@ WITH_EXAMPLES = [
 def test_examples_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
-    for line, source in examples(page.read_text()):
-        exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)  # errors show the page's own lines
+    for line, source, shown in examples(page.read_text()):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile("\n" * (line - 1) + source, str(page), "exec"), names)  # errors show the page's own lines
+        if shown is not None:
+            assert without_digits(printed.getvalue()) == without_digits(shown), f"{page.name}, line {line}"
 
 
 def test_a_block_is_left_out_only_with_a_reason():
     text = "```python\na\n```\n<!-- not run: needs a run -->\n```python\nb\n```\n<!-- note -->\n```python\nc\n```\n"
-    assert examples(text) == [(2, "a\n"), (10, "c\n")]
+    assert examples(text) == [(2, "a\n", None), (10, "c\n", None)]
+
+
+def test_the_text_behind_a_block_is_what_it_prints():
+    text = "```python\na\n```\n\n```text\n1,437 b\n```\n```python\nc\n```\nwords\n```text\nd\n```\n"
+    assert examples(text) == [(2, "a\n", "1,437 b\n"), (9, "c\n", None)]
+    assert without_digits("1,437 b  0.5 c\n") == without_digits("12 b 3.25  c\n") != without_digits("12 b 3.25 d\n")
 
 
 def prose(text: str) -> str:
