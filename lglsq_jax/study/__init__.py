@@ -5,7 +5,19 @@
 """
 
 from .cells import Cells, known_results, run_cells
-from .comparison import tables
-from .plan import Block, Setting, Study, Variant
+from .comparison import Row, Table, tables
+from .plan import Block, Cell, Setting, Study, Variant
 
-__all__ = ["Block", "Cells", "Setting", "Study", "Variant", "known_results", "run_cells", "tables"]
+__all__ = [
+    "Block",
+    "Cell",
+    "Cells",
+    "Row",
+    "Setting",
+    "Study",
+    "Table",
+    "Variant",
+    "known_results",
+    "run_cells",
+    "tables",
+]
