@@ -24,7 +24,7 @@ MORE = ("float_top1", "flipped")
 """What it holds besides; None where it was not measured.
 
 ``float_top1``: of the float network that it started from; ``flipped``: the share of weight codes that the last epoch
-changed, mean over layers.
+changed, mean over the layers whose weights have less than 8 bits.
 """
 _START = "pretraining.start_from "
 
@@ -215,13 +215,11 @@ def _finish(folder: Path, found: dict[str, Any]) -> None:
 
 
 def _flipped(folder: Path) -> float | None:
-    """Returns the share of weight codes that the last epoch changed, mean over layers, as the log says it."""
+    """Returns the share of weight codes that the last epoch changed, as its line in the log says it."""
     from ..training.log import read_metrics
 
-    lines = [line for line in read_metrics(RunFolder(folder)) if line["split"] == "layers"]
-    layers = [layer for layer in lines[-1].values() if isinstance(layer, dict)] if lines else []
-    shares = [layer["weight_codes_flipped"] for layer in layers if "weight_codes_flipped" in layer]
-    return float(np.mean(shares)) if shares else None
+    found = [line.get("weight_codes_flipped") for line in read_metrics(RunFolder(folder)) if line["split"] == "test"]
+    return found[-1] if found else None
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

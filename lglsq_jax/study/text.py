@@ -40,7 +40,8 @@ def report(cells: Cells, tables: Sequence[Table]) -> str:
         lines += ["", "## Beside top-1", "", *_lined_up([_BESIDE, *map(_beside, beside)]), ""]
         lines += [
             "Against float: top-1 less that of the float network that the run started from, in points. Codes flipped: "
-            "the share of weight codes that the last epoch changed, mean over layers. Described, not tested."
+            "the share of weight codes that the last epoch changed, mean over the layers of less than 8 bits. "
+            "Described, not tested."
         ]
     if diverged := cells.diverged:
         lines += ["", f"Their loss did not stay finite, which counts as a guess: {', '.join(diverged)}."]

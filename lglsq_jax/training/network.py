@@ -41,6 +41,12 @@ def codes_of(network: Network) -> dict[str, np.ndarray]:
     return {path: np.asarray(codes) for path, codes in weight_codes(network.model()).items()}
 
 
+def low_bit_layers(network: Network) -> list[str]:
+    """Returns the paths of the layers whose weights have less than 8 bits; of all quantized ones where none has."""
+    bits = {path: layer.weights.bits for path, layer in quantized_layers(network.model()) if layer.weights is not None}
+    return [path for path, width in bits.items() if width < 8] or list(bits)
+
+
 def codes_like(template: Network) -> dict[str, Any]:
     """Structure of ``codes_of`` for a network whose scales are not set."""
     if not template.skeleton.scales:

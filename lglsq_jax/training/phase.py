@@ -22,7 +22,7 @@ from .feed import AHEAD, Feed
 from .layer_table import most_clipped
 from .log import RunLog
 from .mesh import gathered, local, split, spread, whole
-from .network import Network, codes_like, codes_of, from_first
+from .network import Network, codes_like, codes_of, from_first, low_bit_layers
 from .optimizer import make_optimizer, make_schedule
 from .oscillating import Tracking, describe
 from .pace import Pace
@@ -314,8 +314,7 @@ class Phase:
         """Writes what is measured once an epoch; returns the weight codes that it was measured with."""
         step, epoch = self.first_step + done, done // self.steps_per_epoch
         counts = {"damaged_images": len(self.damaged.indices), "skipped_steps": self.bad_steps.skipped}
-        counted = {name: count for name, count in counts.items() if count}
-        self.log.metrics(step, self.name, "test", {"epoch": epoch, **result, **counted})
+        counted: dict[str, float] = {name: count for name, count in counts.items() if count}
         text = (
             f"{self.name} epoch {epoch}/{self.settings.epochs}: loss {last['loss']:.3f}, "
             f"test top-1 {100 * result['accuracy']:.2f} %"
@@ -329,7 +328,8 @@ class Phase:
             for path, values in oscillating.items():
                 layers[path] |= values
             self.log.layers(step, self.name, layers, histograms)
-            flipped = np.mean([layers[path]["weight_codes_flipped"] for path in new_codes])
+            flipped = float(np.mean([layers[path]["weight_codes_flipped"] for path in low_bit_layers(network)]))
+            counted["weight_codes_flipped"] = flipped
             text += f", weight codes flipped {100 * flipped:.1f} %"
             self.most_clipped = most_clipped(layers)
             text += f", {self.most_clipped}" if self.most_clipped else ""
@@ -337,6 +337,7 @@ class Phase:
                 share = np.mean([values["weights_oscillating"] for values in oscillating.values()])
                 frozen = sum(values["weights_frozen"] for values in oscillating.values())
                 text += f", weights oscillating {100 * share:.1f} %, frozen {frozen:.0f}"
+        self.log.metrics(step, self.name, "test", {"epoch": epoch, **result, **counted})
         if self.damaged.indices:
             text += f", {len(self.damaged.indices)} damaged images replaced"
         if self.bad_steps.skipped:
