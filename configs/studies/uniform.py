@@ -5,7 +5,7 @@
 Asked before the first run: at W2A2, ASR with MDE on LSQ, on LSQ+ and on PACT is better than each with STE. The tables
 of methods.py, seeds 0 to 9 judged on the test set, could not say so. Here are twenty other seeds, each judged by 10,000
 images of the half of the training set by which no constant was chosen. Three comparisons, 120 runs. The plan was run
-twice: first_seed=200, whose cells were lost but for the differences, and then this one; docs/study.md tells of both.
+twice: first_seed=200, of which the differences alone are left, and then this one; docs/study.md tells of both.
 """
 
 from _short_resnet8 import ON_OTHER_IMAGES, bits

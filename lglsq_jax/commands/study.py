@@ -130,16 +130,16 @@ def _on_a_part_of_the_cpus(index: int, count: int) -> Iterator[None]:
 
 def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
     from ..study.cells import FOUND, MORE
-    from ..study.plan import digest
+    from ..training.config import as_dict
 
     rows = []
     for cell in chosen:
         found = cells.result(cell) or {}
-        rows.append(
-            {"cell": cell.name, **{key: found.get(key) for key in (*FOUND, *MORE)}, "config": digest(cell.config)}
-        )
+        told = {key: found.get(key) for key in (*FOUND, *MORE)}
+        rows.append({"cell": cell.name, **told, "changes": cells.changes(cell)})
     lines = [f"{row['cell']}  " + ("-" if row["top1"] is None else f"{100 * row['top1']:.2f} %") for row in rows]
-    return Result({**_progress(cells, chosen), "cells": rows}, "\n".join([*lines, _left(cells, chosen)]))
+    fields = {**_progress(cells, chosen), "base": as_dict(cells.study.base), "cells": rows}
+    return Result(fields, "\n".join([*lines, _left(cells, chosen)]))
 
 
 def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +14,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import read_json, write_json, writing
-from ..training.config import TrainConfig
-from ..training.folder import RunFolder
-from .plan import Cell, Study, digest
+from ..training.config import TrainConfig, as_dict, differences, from_dict
+from ..training.folder import MAY_CHANGE, RunFolder
+from .plan import Cell, Study, changed, changes_to
 
 FINISHED = "cell.json"
 """The file in a run's folder that says that its cell is finished."""
@@ -26,7 +28,7 @@ MORE = ("float_top1", "flipped")
 ``float_top1``: of the float network that it started from; ``flipped``: the share of weight codes that the last epoch
 changed, mean over the layers whose weights have less than 8 bits.
 """
-_START = "pretraining.start_from "
+_START = ("pretraining.start_from ",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +50,12 @@ class Cells:
         return self.folder / cell.name
 
     def float_folder(self, cell: Cell) -> Path:
-        """The folder of the run whose float network the cell starts from."""
-        return self.folder / "float" / f"seed{cell.seed}-{digest(cell.float_config)}"
+        """The folder of the run whose float network the cell starts from, named after what is not a default in it."""
+        fields = changes_to(TrainConfig(), cell.float_config)
+        fields = {name: value for name, value in fields.items() if not f"{name} ".startswith(MAY_CHANGE)}
+        numbers = {name: float(value) for name, value in fields.items() if type(value) is int}
+        text = json.dumps({**fields, **numbers}, sort_keys=True)
+        return self.folder / "float" / f"seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def config(self, cell: Cell) -> TrainConfig:
         """The cell's config, starting from its float network."""
@@ -67,16 +73,30 @@ class Cells:
             UserError: a cell was trained with another config; the fields are named.
         """
         for cell in self.study.cells:
-            folder = RunFolder(self.run_folder(cell))
-            if not (folder.path / FINISHED).exists() or not folder.config_file.exists():
-                continue
             # Where its float network lies may be another place; which one it is follows from the other fields.
-            changed = [field for field in folder.changes(self.config(cell)) if not field.startswith(_START)]
-            if changed:
-                raise UserError(
-                    f"{cell.name} in {self.folder} was trained with another config, which differs in "
-                    f"{', '.join(changed)}; name another folder with --runs, or remove {folder.path}"
-                )
+            self._check(cell.name, self.run_folder(cell), self.config(cell), passed_over=_START)
+        for folder, config in {self.float_folder(cell): cell.float_config for cell in self.study.cells}.items():
+            self._check(f"float/{folder.name}", folder, config)
+
+    def _check(self, name: str, path: Path, config: TrainConfig, passed_over: tuple[str, ...] = ()) -> None:
+        if not self.has_config(path):
+            return
+        if differing := [field for field in RunFolder(path).changes(config) if not field.startswith(passed_over)]:
+            raise UserError(
+                f"{name} in {self.folder} was trained with another config, which differs in {', '.join(differing)}; "
+                f"name another folder with --runs, or remove {path}"
+            )
+
+    @staticmethod
+    def has_config(path: Path) -> bool:
+        """Whether a run that is finished says with what config."""
+        return (path / FINISHED).exists() and RunFolder(path).config_file.exists()
+
+    def changes(self, cell: Cell) -> dict[str, Any] | None:
+        """What ``changed`` makes the cell's config of the study's base with; None: that of its run was never seen."""
+        known = self.known.get(cell.name)
+        seen = known["changes"] is not None if known else False
+        return changes_to(self.study.base, cell.config) if seen or self.has_config(self.run_folder(cell)) else None
 
     @property
     def results(self) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -120,20 +140,21 @@ class Cells:
 def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Reads what cells of the study found on another machine, from what ``study FILE --list --json`` printed there.
 
-    Cells of a list that an earlier version has printed, which does not say of what config they are, count by name.
+    Cells of which the list does not say with what config they were trained, as of earlier versions, count by name.
 
     Raises:
         UserError: it cannot be read, is no such list, is that of another study, or has a cell of another config.
     """
     listed = read_json(file)
     try:
-        rows = {row["cell"]: row for row in listed["cells"]}
-        name, found = listed["study"], {cell: {key: row[key] for key in FOUND} for cell, row in rows.items()}
+        rows, name, base = {row["cell"]: row for row in listed["cells"]}, listed["study"], listed.get("base")
+        found = {cell: {key: row[key] for key in FOUND} for cell, row in rows.items()}
         found = {cell: {**result, **{key: rows[cell].get(key) for key in MORE}} for cell, result in found.items()}
-        finished = {cell: row for cell, row in found.items() if row["top1"] is not None}
+        changes = {cell: rows[cell].get("changes") if base else None for cell in found}
+        finished = {cell: {**row, "changes": changes[cell]} for cell, row in found.items() if row["top1"] is not None}
         right = all(0 <= row["top1"] <= 1 and row["seconds"] >= 0 for row in finished.values())
-    except (TypeError, KeyError):
-        name, found, finished, right = None, {}, {}, False
+    except (TypeError, KeyError, AttributeError):
+        name, base, found, finished, right = None, None, {}, {}, False
     if not right:
         raise UserError(f"{file} must be what `study FILE --list --json` prints, but it is not")
     if name != study.name:
@@ -141,10 +162,13 @@ def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, 
     if strange := sorted(set(found) - {cell.name for cell in study.cells}):
         raise UserError(f"{file} must hold cells of the study {study.name!r} alone, but it holds {strange[0]!r}")
     for cell in study.cells:
-        if cell.name in finished and rows[cell.name].get("config") not in (None, digest(cell.config)):
-            raise UserError(
-                f"{file} must hold cells of the study as it is now, but its {cell.name} was trained with another config"
-            )
+        there = finished[cell.name]["changes"] if cell.name in finished else None
+        if base is not None and there is not None:
+            before, now = as_dict(changed(from_dict(base), there)), as_dict(cell.config)
+            if differing := [field for field in differences(before, now) if not field.startswith(MAY_CHANGE)]:
+                raise UserError(
+                    f"{cell.name} in {file} was trained with another config, which differs in {', '.join(differing)}"
+                )
     return finished
 
 

@@ -2,15 +2,13 @@
 
 import dataclasses
 import difflib
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
 from ..training.bounds import check_whole
-from ..training.config import TrainConfig, as_dict, differences, from_dict
-from ..training.folder import MAY_CHANGE
+from ..training.config import TrainConfig, as_dict, from_dict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -168,14 +166,20 @@ class Study:
                     yield Cell(setting.name, variant.name, seed, config)
 
 
-def digest(config: TrainConfig) -> str:
-    """Returns twelve hexadecimal digits that other configs do not have: of the fields that are not the defaults.
+def fields_of(config: TrainConfig) -> dict[str, Any]:
+    """Returns every field by the name that its flag has: ``data.label_noise``, ``seed``."""
+    found: dict[str, Any] = {}
+    for group, value in as_dict(config).items():
+        found |= (
+            {f"{group}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {group: value}
+        )
+    return found
 
-    A field that a later version adds, and one that says how a run runs and not what it computes, does not change them.
-    """
-    fields = differences(as_dict(TrainConfig()), as_dict(config))
-    text = "\n".join(field for field in fields if not field.startswith(MAY_CHANGE))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+def changes_to(base: TrainConfig, config: TrainConfig) -> dict[str, Any]:
+    """Returns what ``changed`` makes ``config`` of ``base`` with."""
+    before = fields_of(base)
+    return {name: value for name, value in fields_of(config).items() if value != before[name]}
 
 
 def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
@@ -184,9 +188,7 @@ def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UserError: a field is not known (the closest is named) or a value is out of range.
     """
-    fields = as_dict(config)
-    known = {f"{group}.{name}" for group, values in fields.items() if isinstance(values, dict) for name in values}
-    known |= {name for name, value in fields.items() if not isinstance(value, dict)}
+    fields, known = as_dict(config), fields_of(config)
     for name, value in changes.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

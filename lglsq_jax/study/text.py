@@ -43,6 +43,8 @@ def report(cells: Cells, tables: Sequence[Table]) -> str:
             "the share of weight codes that the last epoch changed, mean over the layers of less than 8 bits. "
             "Described, not tested."
         ]
+        if any(mean.seeds < FEWEST_FOR_A_FIGURE for row in beside for mean in _means(row)):
+            lines[-1] += f" Means of fewer than {FEWEST_FOR_A_FIGURE} seeds are no result."
     if diverged := cells.diverged:
         lines += ["", f"Their loss did not stay finite, which counts as a guess: {', '.join(diverged)}."]
     return "\n".join(lines) + "\n"
@@ -79,9 +81,13 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _beside(row: Beside) -> tuple[str, ...]:
-    seeds = max(mean.seeds for mean in (row.against_float, row.flipped) if mean)
+    seeds = ", ".join(dict.fromkeys(str(mean.seeds) for mean in _means(row)))  # of each mean, where they differ
     flipped = f"{row.flipped.mean:.2f}{_error(row.flipped.error)}" if row.flipped else ""
-    return row.setting, row.variant, str(seeds), *_described(row.against_float), flipped, *_described(row.flips_against)
+    return row.setting, row.variant, seeds, *_described(row.against_float), flipped, *_described(row.flips_against)
+
+
+def _means(row: Beside) -> list[Mean]:
+    return [mean for mean in (row.against_float, row.flipped, row.flips_against) if mean]
 
 
 def _described(mean: Mean | None) -> tuple[str, str]:

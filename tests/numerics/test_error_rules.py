@@ -66,13 +66,6 @@ def test_a_power_of_mde_is_its_formula(case, strength, power, progress):
     assert (np.abs(found - expected.x) <= 1e-5 * (np.abs(case.g) + np.abs(expected.x)))[sure].all()
 
 
-@given(cases(), STRENGTH)
-def test_the_first_power_of_mde_is_the_error_itself_to_the_bit(case, strength):
-    np.testing.assert_array_equal(
-        input_gradient(case, lq.MDE(strength, power=1.0)), input_gradient(case, lq.MDE(strength))
-    )
-
-
 @pytest.mark.parametrize("power", [-1.0, math.inf, math.nan])
 def test_a_power_that_is_none_is_refused(power):
     with pytest.raises(ValueError, match=rf"^`power` must be a finite number >= 0, got {power}$"):

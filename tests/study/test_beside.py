@@ -60,7 +60,16 @@ def test_the_table_stands_below_the_others(tmp_path, command):
     assert [text.strip() for text in line.strip("|").split("|")] == [
         "w2a2", "lsq+asr", "5", "-4.00 ± 0.00", "-4.00 to -4.00", "6.20 ± 0.07", "-4.00 ± 0.00", "-4.00 to -4.00",
     ]  # fmt: skip
+    assert "Means of fewer than 5 seeds" not in shown
+    for cell in cells.study.cells:
+        if cell.seed > 1:
+            finish(cells.run_folder(cell), 0.9, flipped=0.1)
+    shown = command("study", study_file(tmp_path, seeds=5), "--runs", cells.folder, "--table").output
+    assert any(line.startswith("| w2a2    | lsq+asr | 2, 5  |") for line in shown.splitlines())
+    assert "not tested. Means of fewer than 5 seeds are no result." in shown
     fields = json.loads(
         command("study", study_file(tmp_path, seeds=5), "--runs", cells.folder, "--table", "--json").output
     )
-    assert fields["beside"][1]["flipped"]["mean"] == pytest.approx(6.2) and fields["beside"][0]["flips_against"] is None
+    assert (
+        fields["beside"][1]["flipped"]["mean"] == pytest.approx(8.42) and fields["beside"][0]["flips_against"] is None
+    )

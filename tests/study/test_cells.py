@@ -5,14 +5,17 @@ import json
 import os
 
 import jax
+import numpy as np
 import pytest
 
 from lglsq_jax.commands.study import _on_a_part_of_the_cpus
 from lglsq_jax.errors import UserError
 from lglsq_jax.study import Cells, Setting, known_results, run_cells
 from lglsq_jax.study.cells import FINISHED
+from lglsq_jax.training import PretrainingConfig
 from lglsq_jax.training.config import as_dict
 from lglsq_jax.training.folder import RunFolder
+from lglsq_jax.training.log import read_metrics
 from lglsq_jax.training.signals import Stopped, StopRequest
 from tests.study.tiny import W2A2, finish, finish_all, study_file, tiny_study
 
@@ -107,8 +110,35 @@ def test_cells_of_another_config_are_refused_and_named(cells, tmp_path, command)
     flags = "--runs", moved.folder, "--list", "--json"
     (tmp_path / "there.json").write_text(command("study", study_file(tmp_path, seeds=10), *flags).output)
     assert set(known_results(cells.study, tmp_path / "there.json")) == {cell.name}
-    with pytest.raises(UserError, match="its w2a2/lsq/seed0 was trained with another config"):
+    with pytest.raises(UserError, match=r"w2a2/lsq/seed0 in .*there.json .* differs in quantized.epochs \(2, now 3\)"):
         known_results(now.study, tmp_path / "there.json")
+
+
+def test_a_cell_whose_config_was_never_seen_counts_by_name_and_stays_unseen(cells, tmp_path, command):
+    old = {"cell": "w2a2/lsq/seed0", "top1": 0.9, "seconds": 1.0, "diverged": ""}
+    (tmp_path / "old.json").write_text(json.dumps({"study": "tiny", "cells": [old]}))
+    finish(cells.run_folder(cells.study.cells[1]), 0.8)  # without its config
+    flags = "--runs", cells.folder, "--known", tmp_path / "old.json", "--list", "--json"
+    listed = json.loads(command("study", study_file(tmp_path, seeds=10), *flags).output)
+    assert [row["changes"] for row in listed["cells"]] == [None] * 20 and listed["finished"] == 2
+
+
+def test_a_number_is_the_same_in_any_spelling(tmp_path):
+    def named(rate):
+        (cell, *_) = tiny_study(settings=(Setting("w2a2", {"pretraining.learning_rate": rate}),)).cells
+        return Cells(tiny_study(), tmp_path).float_folder(cell)
+
+    assert named(1) == named(1.0) != named(2)
+
+
+def test_a_float_network_of_another_config_is_refused(cells):
+    cell = cells.study.cells[0]
+    start = cells.float_folder(cell)
+    finish(start, 0.9)
+    config = dataclasses.replace(cell.float_config, pretraining=PretrainingConfig(epochs=7))
+    RunFolder(start).config_file.write_text(json.dumps(as_dict(config)))
+    with pytest.raises(UserError, match=r"float/seed0-.* differs in pretraining.epochs \(7, now 1\)"):
+        cells.check()
 
 
 @pytest.mark.parametrize(
@@ -192,7 +222,10 @@ def test_a_study_that_is_stopped_goes_on_cell_by_cell(tmp_path, command, monkeyp
     assert len(list((cells.folder / "float").iterdir())) == 1
     found, start = cells.result(first), json.loads((cells.float_folder(first) / FINISHED).read_text())
     assert found is not None and found["float_top1"] == start["top1"] and 0 < found["flipped"] < 1
-    assert f"weight codes flipped {100 * found['flipped']:.1f} %" in (cells.folder / "log.txt").read_text()
+    lines = [line for line in read_metrics(RunFolder(cells.run_folder(first))) if line["split"] == "layers"]
+    layers = {path: layer["weight_codes_flipped"] for path, layer in lines[-1].items() if isinstance(layer, dict)}
+    inner = [share for path, share in layers.items() if path not in ("conv1", "fc")]  # those two have 8 bits
+    assert found["flipped"] == pytest.approx(np.mean(inner)) != pytest.approx(np.mean(list(layers.values())))
     stamp = (cells.run_folder(first) / FINISHED).stat().st_mtime_ns
 
     finished = command("study", study_file(tmp_path, seeds=2), "--runs", cells.folder, "--processes", "2")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lglsq_jax.data import DataConfig
 from lglsq_jax.study import Block, Cells, Setting, Study, Variant
@@ -35,9 +36,9 @@ def study_file(folder: Path, seeds: int) -> Path:
     return file
 
 
-def finish(folder: Path, top1: float, seconds: float = 60.0, diverged: str = "", **more) -> None:
+def finish(folder: Path, top1: float, seconds: float = 60.0, diverged: str = "", **more: Any) -> None:
     """Writes what a finished cell leaves behind."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "cell.json").write_text(json.dumps({"top1": top1, "seconds": seconds, "diverged": diverged, **more}))
 
 
