@@ -45,3 +45,16 @@ def test_freed_memory_is_kept_for_the_next_call():
 def test_what_the_user_chose_is_left_alone(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert not keep_freed_memory()
+
+
+@glibc
+@pytest.mark.parametrize("program", [["train.py"], ["-m", "lglsq_jax"]])
+def test_the_programs_keep_it(program, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import lglsq_jax.commands.allocator as a\na.keep_freed_memory = lambda: print('kept')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    said = subprocess.run(
+        [sys.executable, *program, "--help"], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
+    )
+    assert said.stdout.startswith("kept\nusage: ")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import UserError
-from .allocator import keep_freed_memory
 from .command import Command, Result, options_of, positional
 from .programs import PROGRAM_COMMANDS, inspect_program, is_program_file
 from .reports import REPORT_COMMAND
@@ -46,7 +45,6 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(f"COMMAND must be one of {', '.join(COMMANDS)}, got {name!r}{hint}")
     command = COMMANDS[name]
     given = parse(command.options(), rest, prog=f"python -m lglsq_jax {name}", description=command.meaning)
-    keep_freed_memory()
     result = command.run(given)
     print(json.dumps(result.fields, indent=2) if given.json else result.text)
     if result.failed:

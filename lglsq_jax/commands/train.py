@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import UserError
-from .allocator import keep_freed_memory
 from .command import setting, switch
 from .sentences import answer, parse
 
@@ -42,7 +41,6 @@ def _train(arguments: list[str], configs: Path) -> int:
     if arguments[0] == "--list":
         return _list(configs)
     chosen, given, run_dir = read(arguments, configs)
-    keep_freed_memory()
     from ..training.cluster import join
 
     join(**{name: getattr(given, name) for name in ("distributed", "coordinator", "processes", "process_id")})
