@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -51,11 +52,7 @@ class Cells:
 
     def float_folder(self, cell: Cell) -> Path:
         """The folder of the run whose float network the cell starts from, named after what is not a default in it."""
-        fields = changes_to(TrainConfig(), cell.float_config)
-        fields = {name: value for name, value in fields.items() if not f"{name} ".startswith(MAY_CHANGE)}
-        numbers = {name: float(value) for name, value in fields.items() if type(value) is int}
-        text = json.dumps({**fields, **numbers}, sort_keys=True)
-        return self.folder / "float" / f"seed{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return self.folder / "float" / f"seed{cell.seed}-{_digest(cell.float_config)}"
 
     def config(self, cell: Cell) -> TrainConfig:
         """The cell's config, starting from its float network."""
@@ -72,10 +69,11 @@ class Cells:
         Raises:
             UserError: a cell was trained with another config; the fields are named.
         """
-        for cell in self.study.cells:
+        cells = self.study.cells
+        for cell in cells:
             # Where its float network lies may be another place; which one it is follows from the other fields.
-            self._check(cell.name, self.run_folder(cell), self.config(cell), passed_over=_START)
-        for folder, config in {self.float_folder(cell): cell.float_config for cell in self.study.cells}.items():
+            self._check(cell.name, self.run_folder(cell), cell.config, passed_over=_START)
+        for folder, config in {self.float_folder(cell): cell.float_config for cell in cells}.items():
             self._check(f"float/{folder.name}", folder, config)
 
     def _check(self, name: str, path: Path, config: TrainConfig, passed_over: tuple[str, ...] = ()) -> None:
@@ -244,6 +242,15 @@ def _flipped(folder: Path) -> float | None:
 
     found = [line.get("weight_codes_flipped") for line in read_metrics(RunFolder(folder)) if line["split"] == "test"]
     return found[-1] if found else None
+
+
+@functools.cache
+def _digest(config: TrainConfig) -> str:
+    fields = changes_to(TrainConfig(), config)
+    fields = {name: value for name, value in fields.items() if not f"{name} ".startswith(MAY_CHANGE)}
+    numbers = {name: float(value) for name, value in fields.items() if type(value) is int}
+    text = json.dumps({**fields, **numbers}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
