@@ -3,8 +3,9 @@
 Reproduces: LG-LSQ (arXiv 2202.09009, abstract): less than 1 point lost at W4A4.
 Published, top-1 in %: none of LG-LSQ beyond that sentence is known to us; float 71.878 (TorchVision V1).
 This recipe has NOT been run to its end by this project; LG-LSQ's gradients are reconstructed from its abstract.
-Expect, on 8 GPUs of about 150 TFLOP/s and 62 CPU cores: about 5 hours for 120 epochs, limited by decoding
-(8,000 images/s). Estimated from 300 M multiply-adds an image at an eighth of the peak; not measured.
+Expect, on 8 GPUs of about 150 TFLOP/s and 62 CPU cores (--data.workers 62): about 5 hours for 120 epochs,
+limited by decoding (8,000 images/s; 16 workers, the default here, decode a quarter of that).
+Estimated from 300 M multiply-adds an image at an eighth of the peak; not measured.
 
 Once: prepare TFDS's imagenet2012 as array_record files, or have train/ and val/ with a folder a class, and put
 TorchVision's weights (MobileNet_V2_Weights.IMAGENET1K_V1, 71.878 %) at /data. Then:

@@ -4,8 +4,9 @@ Reproduces: LG-LSQ (arXiv 2202.09009, abstract): full-precision accuracy at 3 bi
 Published, top-1 in %: LSQ (Esser et al., ICLR 2020; float 70.5) 71.1, 70.2, 67.6 at 4, 3, 2 bits;
 EWGS (Lee et al., CVPR 2021; float 69.9) 70.6, 69.7, 67.0.
 This recipe has NOT been run to its end by this project; LG-LSQ's gradients are reconstructed from its abstract.
-Expect, on 8 GPUs of about 150 TFLOP/s and 62 CPU cores: about 4 hours for 90 epochs, limited by decoding
-(8,000 images/s). Estimated from 1.81 G multiply-adds an image at an eighth of the peak; not measured.
+Expect, on 8 GPUs of about 150 TFLOP/s and 62 CPU cores (--data.workers 62): about 4 hours for 90 epochs,
+limited by decoding (8,000 images/s; 16 workers, the default here, decode a quarter of that).
+Estimated from 1.81 G multiply-adds an image at an eighth of the peak; not measured.
 
 Once: prepare TFDS's imagenet2012 as array_record files, or have train/ and val/ with a folder a class, and put
 TorchVision's weights (ResNet18_Weights.IMAGENET1K_V1, 69.758 %) at /data. Then:

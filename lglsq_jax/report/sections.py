@@ -56,7 +56,8 @@ def accuracy(found: Findings, gallery: Gallery) -> list[Content]:
         f"quantization. Fake-quantized is what was trained: weights rounded to {bits['weights']:g} bits{mean}, the "
         f"inputs of layers to {bits['inputs']:g} bits{mean} (8 bits in the first and the last layer), computed in "
         "float. Integer is what is deployed: whole numbers only. Good: the last two are equal to the digit and close "
-        "to the first, at a fraction of the size. A difference within the ± (one standard error) may be chance."
+        "to the first, at a fraction of the size. A difference within three times the ± (one standard error of a share "
+        "of so many images) may be chance, and another seed moves it by more."
     )
     kept = (
         f"The integers give {100 * summary['agreement']:.3f} % of the images the class that the fake-quantized network "
