@@ -33,6 +33,7 @@ ROWS = {
     "function": {"ops"},
     "numerics": {
         "quantizers",
+        "counting",
         "deferred",
         "gradients",
         "mesh_axes",

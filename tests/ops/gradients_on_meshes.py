@@ -25,6 +25,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import lglsq_jax as lq
 from lglsq_jax.ops import Window, quantized_conv, quantized_matmul
+from lglsq_jax.report.distributions import layer_distributions
 
 METHODS = {name: lq.methods.get(name) for name in ("lsq", "lsq_plus", "llsq", "lg_lsq")}
 WHOLE, ROWS = PartitionSpec(), PartitionSpec("data")
@@ -190,8 +191,29 @@ def accumulated() -> dict[str, dict[str, Any]]:
     return found
 
 
+def looked_at() -> dict[str, dict[str, Any]]:
+    """Statistics and histograms of layers, of a batch that is split over an explicit mesh."""
+    x = jnp.float32(np.random.default_rng(0).normal(size=(8, 4, 4, 3)))
+    model = Small()
+    lq.calibrate(model, [x])
+
+    def numbers(x):
+        counts = [
+            part.counts for layer in layer_distributions(model, x) for part in (layer.weights, layer.inputs) if part
+        ]
+        values = [value for layer in lq.layer_statistics(model, x).values() for value in layer.values()]
+        return np.concatenate([*counts, values])
+
+    wanted = numbers(x)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        nnx.update(model, jax.device_put(nnx.state(model), NamedSharding(mesh, WHOLE)))
+        found = numbers(jax.device_put(x, NamedSharding(mesh, ROWS)))
+    return {"looked at explicit": {"difference": difference(found, wanted)}}
+
+
 def main(out: str) -> None:
-    found = accumulated()
+    found = {**accumulated(), **looked_at()}
     for name, case in CASES.items():
         parameters, x = start(case)
 
