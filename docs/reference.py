@@ -95,7 +95,7 @@ def entry(called: str, module: ModuleType, name: str) -> list[str]:
         lines += [f"* `{field}`: {one_line(meaning)}"]
     for method in tree.body:
         if isinstance(method, ast.FunctionDef) and not method.name.startswith("_") and ast.get_docstring(method):
-            property_ = any(isinstance(d, ast.Name) and "property" in d.id for d in method.decorator_list)
+            property_ = any("property" in ast.unparse(d) for d in method.decorator_list)
             shown = method.name if property_ else signature(method.name, method)
             lines += [f"* `{shown}`: {one_line(ast.get_docstring(method) or '')}"]
     return lines if lines[-1] == "" else [*lines, ""]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -145,7 +146,7 @@ class Study:
                     "but their configs differ"
                 )
 
-    @property
+    @functools.cached_property
     def cells(self) -> tuple[Cell, ...]:
         """All runs, seed by seed, so that a study that is stopped has whole seeds; each once."""
         seeds = range(self.first_seed, self.first_seed + self.seeds)
