@@ -12,6 +12,8 @@ from .statistics import Interval, bootstrap_interval, holm, paired_p_value, stan
 FEWEST_FOR_A_FIGURE = 5
 FEWEST_FOR_A_CLAIM = 10
 LEVEL = 0.05
+CLAIMS = ("better", "worse")
+"""The verdicts that claim something."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ def verdict(pairs: int, difference: float, corrected: float) -> str:
         return "not significant"
     if pairs < FEWEST_FOR_A_CLAIM:
         return "too few seeds to claim"
-    return "better" if difference > 0 else "worse"
+    return CLAIMS[0] if difference > 0 else CLAIMS[1]
 
 
 def _row(block: Block, setting: str, variant: str, top1: Mapping[tuple[str, str, int], float]) -> Row | None:

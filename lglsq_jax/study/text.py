@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .beside import Beside, Mean, measures
 from .cells import Cells
-from .comparison import FEWEST_FOR_A_CLAIM, FEWEST_FOR_A_FIGURE, LEVEL, Row, Table
+from .comparison import CLAIMS, FEWEST_FOR_A_CLAIM, FEWEST_FOR_A_FIGURE, LEVEL, Row, Table
 from .statistics import Interval
 
 _BESIDE = (
@@ -27,7 +27,8 @@ def report(cells: Cells, tables: Sequence[Table]) -> str:
     finished = len(cells.top1)
     lines = [f"# {study.name}: {finished} of {len(study.cells)} cells finished", ""]
     for table in tables:
-        lines += [f"## {table.block.title}", "", *(_table(table) if table.rows else ["Nothing is finished yet."]), ""]
+        lines += [f"## {table.block.title}", "", *overview(table)]
+        lines += [*(_table(table) if table.rows else ["Nothing is finished yet."]), ""]
         lines += _sentences(table) if table.rows else []
     comparisons = tables[0].comparisons if tables else 0
     lines += [
@@ -48,6 +49,31 @@ def report(cells: Cells, tables: Sequence[Table]) -> str:
     if diverged := cells.diverged:
         lines += ["", f"Their loss did not stay finite, which counts as a guess: {', '.join(diverged)}."]
     return "\n".join(lines) + "\n"
+
+
+def overview(table: Table) -> list[str]:
+    """Returns a line a setting and a column a variant; nothing for fewer than two settings."""
+    settings = list(dict.fromkeys(row.setting for row in table.rows))
+    if len(settings) < 2:
+        return []
+    rows = {(row.setting, row.variant): row for row in table.rows}
+    base = table.block.baseline
+    others = [each.name for each in table.block.variants if each.name != base]
+    lines: list[tuple[str, ...]] = [("setting", "seeds", base, *others)]
+    for setting in settings:
+        found = [rows.get((setting, variant)) for variant in (base, *others)]
+        seeds = ", ".join(dict.fromkeys(str(row.seeds) for row in found if row))
+        first = f"{found[0].mean:.2f}{_error(found[0].error)}" if found[0] else ""
+        lines.append((setting, seeds, first, *map(_difference, found[1:])))
+    said = f"Top-1 of {base} in per cent, and the others less it in points. Bold: may be claimed."
+    return [said, "", *_lined_up(lines), ""]
+
+
+def _difference(row: Row | None) -> str:
+    if row is None or not row.pairs:
+        return ""
+    text = f"{row.difference:+.2f}{_error(row.difference_error)}"
+    return f"**{text}**" if row.verdict in CLAIMS else text
 
 
 def _table(table: Table) -> list[str]:
@@ -97,7 +123,7 @@ def _described(mean: Mean | None) -> tuple[str, str]:
 def _sentences(table: Table) -> list[str]:
     compared = [row for row in table.rows if row.pairs]
     few = [row for row in table.rows if row.seeds < FEWEST_FOR_A_FIGURE]
-    claimed = [row for row in compared if row.verdict in ("better", "worse")]
+    claimed = [row for row in compared if row.verdict in CLAIMS]
     base, lines = table.block.baseline, []
     if few:
         lines.append(

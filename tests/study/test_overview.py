@@ -1,0 +1,36 @@
+"""The overview of a block in several settings, and the pages of docs/studies/, made of the kept cells."""
+
+import pytest
+
+from lglsq_jax.commands.train import load_module
+from lglsq_jax.study import Block, Setting, Variant, tables
+from lglsq_jax.study.text import overview
+from tests.short_run import ROOT
+from tests.study.test_comparison import found
+from tests.study.tiny import METHODS, W2A2, tiny_study
+
+SETTINGS = (W2A2, Setting("more", {**W2A2.changes, "quantized.epochs": 3}))
+study_pages = load_module(ROOT / "docs" / "study_pages.py")
+
+
+def test_a_line_a_setting_and_a_column_a_variant_bold_where_something_is_claimed():
+    top1 = found(10, 0.01)
+    top1 |= {("more", variant, seed): value for (_, variant, seed), value in found(5, 0.01).items()}
+    block = Block("A", SETTINGS, (*METHODS, Variant("ewgs")), "lsq")
+    (table,) = tables(tiny_study(seeds=10, blocks=(block,)), top1)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in overview(table) if line.startswith("|")]
+    assert lines[0] == ["setting", "seeds", "lsq", "lsq+asr", "ewgs"]
+    by_row = {(row.setting, row.variant): row for row in table.rows}
+    for line, setting, seeds, bold in ((lines[2], "w2a2", "10", "**"), (lines[3], "more", "5", "")):
+        base, other = by_row[setting, "lsq"], by_row[setting, "lsq+asr"]
+        assert line[:3] == [setting, seeds, f"{base.mean:.2f} ± {base.error:.2f}"]
+        assert line[3:] == [f"{bold}{other.difference:+.2f} ± {other.difference_error:.2f}{bold}", ""]
+
+
+def test_one_setting_needs_no_overview():
+    assert overview(tables(tiny_study(seeds=10), found(10, 0.01))[0]) == []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "studies").glob("*.json")), ids=lambda file: file.stem)
+def test_the_pages_are_what_the_kept_cells_make(file):
+    assert file.with_suffix(".md").read_text() == study_pages.made(file), "run: python docs/study_pages.py"
