@@ -94,6 +94,12 @@ class DataConfig:
                     f"`{field}` must be {default} for the source {self.source!r}, which {kind}, "
                     f"got {getattr(self, field)}"
                 )
+        for field in ("path", "name"):
+            if field not in source.reads and getattr(self, field) is not None:
+                raise UserError(
+                    f"`{field}` must be None for the source {self.source!r}, which reads none, got "
+                    f"{getattr(self, field)!r}"
+                )
         for field in source.needs:
             if not getattr(self, field):
                 raise UserError(f"`{field}` must be given for the source {self.source!r}, got {getattr(self, field)!r}")

@@ -110,6 +110,8 @@ def _encoded(builder: Any, name: str, split: str, config: DataConfig) -> Any:
         samples[0]
     except ImportError:
         samples = open_split(builder, name, split, config.path)
+    except Exception as error:  # of array_record, where a shard is missing or damaged
+        raise UserError(f"sample 0 of {name}, {split} cannot be read: {first_line(error)}") from error
     return samples
 
 

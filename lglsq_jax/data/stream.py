@@ -33,7 +33,7 @@ class Batches:
         try:
             return self.make(*arguments)
         except UserError as error:
-            return {ERROR: np.frombuffer(str(error).encode(), np.uint8)}
+            return {ERROR: np.frombuffer(str(error).encode(errors="backslashreplace"), np.uint8)}
 
 
 class Stream(Iterator[dict[str, Any]]):

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import shutil
 import sys
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_prepared_data_are_decoded_here(prepared, monkeypatch, capsys):
     stream.close()
     assert len(told) == 1 and "(n3.JPEG) of imagenet2012/5.1.0, train cannot be decoded" in told[0]
     assert "tensorflow" not in sys.modules
+
+
+def test_a_shard_that_is_missing_is_one_sentence(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "TEST_IMAGES", 7)
+    shutil.copytree(prepared, tmp_path / "copy")
+    for shard in (tmp_path / "copy").rglob("*-train.array_record*"):
+        shard.unlink()
+    with pytest.raises(UserError, match=r"sample 0 of imagenet2012, train cannot be read|must be prepared"):
+        data.open_dataset(settings_for(tmp_path / "copy"))
 
 
 def test_another_number_of_test_images_is_refused(prepared):

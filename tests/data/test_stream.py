@@ -1,5 +1,6 @@
 """A stream ends quietly, wherever it is left."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -8,7 +9,8 @@ import grain
 import numpy as np
 import pytest
 
-from lglsq_jax.data.stream import Stream
+from lglsq_jax.data.stream import Batches, Stream
+from lglsq_jax.errors import UserError
 
 LEFT_OPEN = """
 import numpy as np
@@ -45,6 +47,18 @@ def test_closing_ends_the_stream_and_its_threads(taken):
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=60)
         assert not thread.is_alive()
+
+
+def test_a_file_name_that_is_no_utf_8_is_in_the_sentence():
+    name = os.fsdecode(b"caf\xe9.jpg")
+
+    def fail(number):
+        raise UserError(f"{name} cannot be decoded")
+
+    batch = Batches(fail)(3)
+    stream = Stream(grain.MapDataset.source([batch]).to_iter_dataset())
+    with pytest.raises(UserError, match=r"^caf\\udce9.jpg cannot be decoded$"):
+        next(stream)
 
 
 @pytest.mark.slow
