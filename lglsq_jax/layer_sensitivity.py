@@ -183,7 +183,7 @@ def _padded(model: nnx.Module, batches) -> Iterator[tuple[tuple[Array, ...], np.
         short = max(size - len(labels), 0)
         if short:
             inputs = tuple(jnp.pad(array, [(0, short)] + [(0, 0)] * (array.ndim - 1)) for array in inputs)
-        yield inputs, np.pad(labels, (0, short), constant_values=-1)
+        yield inputs, np.pad(labels.astype(np.int32), (0, short), constant_values=-1)  # uint8 has no -1
 
 
 def _percent(score: Score) -> str:

@@ -88,6 +88,16 @@ def test_the_model_stays_as_it_is_and_quantizers_are_switched_too():
     assert model.fc.switch is None and not model.norm.use_running_average
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int8])
+def test_labels_may_have_any_whole_dtype(dtype):
+    model, (images, labels) = model_of(), samples()
+    found, wanted = (
+        lq.sensitivity(model, [(images[:24], kind[:24]), (images[24:], kind[24:])])
+        for kind in (labels.astype(dtype), labels)
+    )
+    assert found == wanted and found.samples == COUNT
+
+
 def test_it_prints_as_a_table_and_knows_its_uncertainty():
     found = lq.sensitivity(model_of(), [samples()])
     lines = str(found).splitlines()
