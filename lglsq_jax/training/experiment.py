@@ -29,6 +29,7 @@ from .hosts import all_say, on_first, told
 from .log import RunLog, read_metrics
 from .network import Network
 from .networks import find_network
+from .oscillating import check_tracked
 from .phase import Phase
 from .quiet import opened
 from .rates import check_matches
@@ -129,10 +130,14 @@ def _trained(
     """Returns the trained network of each phase up to the last one, and the steps of all."""
     log.say(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
             f"{'x'.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes")  # fmt: skip
-    if config.quantized.learning_rates:  # before hours of the float phase
+    check_tracked(config.quantized)  # this and the next before hours of the float phase
+    if config.quantized.learning_rates or config.quantized.stream_bits:
         model = blank_float(config, dataset)
-        blank = Network.of(quantize_model(model, quantization_rules(config, model)))
-        check_matches(config.quantized.learning_rates, blank.parameters)
+        try:
+            rules = quantization_rules(config, model)
+        except ValueError as error:
+            raise UserError(str(error).replace("`stream`", "`stream_bits`")) from None
+        check_matches(config.quantized.learning_rates, Network.of(quantize_model(model, rules)).parameters)
     bad_steps = BadSteps(folder.bad_steps_file, dataset, config, log.warn)
     damaged = DamagedImages(dataset.train, config.data.max_damaged, log.warn)
     float_network, float_steps = _float_phase(config, folder, dataset, log, stop, damaged, bad_steps)
@@ -141,7 +146,7 @@ def _trained(
     bits = told(lambda: _bits(config, folder, dataset, log, damaged, float_network))
     network, steps = float_network, float_steps
     for stage in stages_of(config):
-        model = network.model()
+        model = network.as_before(float_network).model()
         template = quantize_model(model, quantization_rules(stage.config, model, bits))
 
         def calibrated(template=template) -> Network:
@@ -229,6 +234,7 @@ def _float_phase(config, folder: RunFolder, dataset: Dataset, log: RunLog, stop:
         changed = differences(as_dict(wanted)["model"], as_dict(config)["model"], "model.")
         if changed:
             raise UserError(f"`start_from` must be a run of the same network, but it differs in {', '.join(changed)}")
+        wanted = dataclasses.replace(wanted, mesh=config.mesh)  # it may have been trained on other devices
     checkpoints = Checkpoints(source.checkpoints("float"), log.warn, config.keep_checkpoints)
     whose = "this run" if source is folder else "the run of `start_from`"
     on_first(lambda: _check_classes(checkpoints, config, dataset, whose))

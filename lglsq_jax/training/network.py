@@ -27,6 +27,11 @@ class Network:
         """Takes a model apart."""
         return cls(*Skeleton.of(model))
 
+    def as_before(self, before: "Network") -> "Network":
+        """Returns the network that this one was quantized from, with the arrays as they are now."""
+        parameters = {path: self.parameters[path] for path in before.parameters}
+        return Network(before.skeleton, parameters, {path: self.rest[path] for path in before.rest})
+
     def model(self) -> nnx.Module:
         """Returns the model, in evaluation mode."""
         model = self.skeleton.model(self.parameters, self.rest)

@@ -13,7 +13,7 @@ from ..oscillations import Oscillations, dampening, freeze, hold, on_cosine, sta
 from ..paths import QuantLayer, quantized_layers
 from ..quantizers import float_codes
 from ..spec import QuantSpec
-from .config import PhaseConfig
+from .config import PhaseConfig, QuantizedConfig
 from .skeleton import Arrays, Skeleton
 
 MOST_BITS = 4
@@ -50,18 +50,8 @@ class Tracking:
         return cls(skeleton, momentum, first, threshold)
 
     def start(self, parameters: Arrays, rest: Arrays) -> Known:
-        """Returns what is known before the first step.
-
-        Raises:
-            UserError: no layer has so few bits.
-        """
-        found = {path: start(_codes(layer, spec)) for path, layer, spec in self._layers(parameters, rest)}
-        if not found:
-            raise UserError(
-                f"`freeze_threshold` and `track_oscillations` must be off for a network without weights of at most "
-                f"{MOST_BITS} bits"
-            )
-        return found
+        """Returns what is known before the first step; nothing where no layer has so few bits, as in a first stage."""
+        return {path: start(_codes(layer, spec)) for path, layer, spec in self._layers(parameters, rest)}
 
     def after(
         self, progress: Float[Array, ""], parameters: Arrays, average: Arrays, rest: Arrays, known: Known
@@ -91,6 +81,16 @@ class Tracking:
     def _layers(self, parameters: Arrays, rest: Arrays):
         found = _with_quantized_weights(self.skeleton, parameters, rest)
         return [(path, layer, spec) for path, layer, spec in found if spec.bits <= MOST_BITS]
+
+
+def check_tracked(phase: QuantizedConfig) -> None:
+    """Raises ``UserError`` where tracking or freezing is asked for and no layer will have so few bits."""
+    fewest = min(phase.bit_choices or (phase.weight_bits,))
+    if (phase.freeze_threshold or phase.track_oscillations) and fewest > MOST_BITS:
+        raise UserError(
+            "`freeze_threshold` and `track_oscillations` must be off for a network without weights of at most "
+            f"{MOST_BITS} bits, got {fewest}"
+        )
 
 
 def describe(known: Known) -> dict[str, dict[str, float]]:

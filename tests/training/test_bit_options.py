@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import lglsq_jax as lq
+from lglsq_jax.convert import quantize_model
 from lglsq_jax.errors import UserError
-from lglsq_jax.paths import products
+from lglsq_jax.paths import products, quantized_layers
 from lglsq_jax.training import QuantizedConfig, TrainConfig
 from lglsq_jax.training.bit_options import describe_bits
 from lglsq_jax.training.config import as_dict, differences, from_dict
+from lglsq_jax.training.network import Network
 from lglsq_jax.training.networks import find_network
 from lglsq_jax.training.stages import quantization_rules, stages_of
 
@@ -88,6 +90,20 @@ def test_the_stream_has_its_bits_in_every_stage():
         rules = quantization_rules(stage.config, model)
         assert {rule.values.bits for rule in rules if rule.values is not None} == {6}
     assert all(rule.values is None for rule in quantization_rules(TrainConfig(), model))
+
+
+def test_a_stage_quantizes_the_network_that_the_one_before_was_made_of():
+    """An Identity that has become a quantizer is one again, and the weights are those of the stage before."""
+    settings = QuantizedConfig(progressive_bits=(8, 2), weight_bits=2, input_bits=2, epochs=4, stream_bits=6)
+    first, second = stages_of(TrainConfig(quantized=settings))
+    before = find_network("resnet8").blank(3, 1, {})
+    model = quantize_model(before, quantization_rules(first.config, before))
+    model.conv1.kernel[...] = model.conv1.kernel[...] + 1
+    now = Network.of(model).as_before(Network.of(before)).model()
+    again = quantize_model(now, quantization_rules(second.config, now))
+    assert [path for path, _ in quantized_layers(again)] == [path for path, _ in quantized_layers(model)]
+    assert (again.conv1.kernel[...] == model.conv1.kernel[...]).all()
+    assert again.layer2[0].conv1.weights.bits == 2 and again.layer2[0].conv1.weight_scale[...] != 0
 
 
 @pytest.mark.parametrize("how", ["mse", "lsq", "max"])

@@ -14,7 +14,7 @@ import lglsq_jax as lq
 from lglsq_jax.errors import UserError
 from lglsq_jax.training.config import QuantizedConfig, TrainConfig
 from lglsq_jax.training.mesh import make_mesh, place
-from lglsq_jax.training.oscillating import Tracking, describe
+from lglsq_jax.training.oscillating import Tracking, check_tracked, describe
 from lglsq_jax.training.skeleton import Skeleton
 from tests.short_run import ROOT
 from tests.training.small_step import batches, prepared, quantized
@@ -105,9 +105,12 @@ def test_learning_rates_of_single_parameters_reach_the_step(mesh):
 def test_layers_of_many_bits_are_not_tracked():
     skeleton, parameters, rest = Skeleton.of(quantized("lsq", 8))
     tracking = Tracking.of(skeleton, QuantizedConfig(freeze_threshold=0.01))
-    assert tracking is not None
-    with pytest.raises(UserError, match="must be off for a network without weights of at most 4 bits"):
-        tracking.start(parameters, rest)
+    assert tracking is not None and tracking.start(parameters, rest) == {}
+    for option in ({"freeze_threshold": 0.01}, {"track_oscillations": True}):
+        check_tracked(QuantizedConfig(**option))
+        check_tracked(QuantizedConfig(**option, weight_bits=8, bit_choices=(4, 8), size_budget=6.0))
+        with pytest.raises(UserError, match="must be off for a network without weights of at most 4 bits, got 8"):
+            check_tracked(QuantizedConfig(**option, weight_bits=8))
 
 
 @pytest.mark.long
