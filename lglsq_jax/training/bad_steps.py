@@ -48,13 +48,13 @@ class BadSteps:
         """Counts a step that was skipped.
 
         Raises:
-            UserError: there were more than ``skip_bad_steps``.
+            Diverged: there were more than ``skip_bad_steps``.
         """
         self.note(step, loss)
         self.skipped += 1
         allowed = self._config.skip_bad_steps
         if self.skipped > allowed:
-            raise UserError(
+            raise Diverged(
                 f"`skip_bad_steps` must be at least the number of steps whose loss or gradient is not finite, which is "
                 f"more than {allowed}; the last is step {step}; the images of each are in {self.file.name}"
             )

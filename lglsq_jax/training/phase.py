@@ -1,10 +1,12 @@
 """One phase of training, from its last checkpoint to its end."""
 
+import collections
 import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -164,6 +166,7 @@ class Phase:
         train_step = self._steps(skeleton, optimizer, layout, teacher)
         eval_step = make_eval_step(self.mesh, skeleton, layout)
         done, pending, began = int(state.step), [], time.monotonic()
+        flags: collections.deque = collections.deque(maxlen=AHEAD + 1)
         saved, flushed, every = done, began, self.config.checkpoint_every
         watch = Watch(self.config.mesh.timeout)
         feed = Feed(self._batches(done), self.mesh, self.steps - done, self.stop if hosts.several() else None)
@@ -176,7 +179,8 @@ class Phase:
                     done += 1
                     self.stop.count_step()
                     pending.append((self.first_step + done, metrics))
-                    stopping = self._asked_to_stop(pending)
+                    flags.append(metrics.get("stop"))
+                    stopping = self._asked_to_stop(flags)
                     epoch_ends = done % self.steps_per_epoch == 0
                     due = epoch_ends or (every and done % every == 0) or stopping
                     if due or len(pending) >= _FLUSH_EVERY or time.monotonic() - flushed > _FLUSH_AFTER:
@@ -190,6 +194,8 @@ class Phase:
                     if done == self.steps:
                         state = self._with_new_statistics(skeleton, layout, state, watch)
                     now, accuracy = gathered(self.mesh, state), None
+                    if not all(np.isfinite(array).all() for array in local(now.parameters).values()):
+                        self._diverged(self.first_step + done, last["loss"], skeleton, state)
                     if epoch_ends:
                         result = evaluate(
                             Network(skeleton, state.evaluated, state.rest),
@@ -197,6 +203,7 @@ class Phase:
                             self.config,
                             self.mesh,
                             eval_step,
+                            lambda number: watch.progress(f"batch {number} of an evaluation"),
                         )
                         result |= {"seconds": time.monotonic() - began, "data_wait": feed.take_waiting()}
                         network = Network(skeleton, local(now.evaluated), local(now.rest))
@@ -249,11 +256,15 @@ class Phase:
             damaged=self.damaged,
         )
 
-    def _asked_to_stop(self, pending: list) -> bool:
-        """Whether to stop after this step; several hosts agree by the flag of an earlier one, so that all stop here."""
+    def _asked_to_stop(self, flags: collections.deque) -> bool:
+        """Whether to stop after this step; several hosts agree by the flag of an earlier one, so that all stop here.
+
+        Args:
+            flags: of the last steps, ``AHEAD`` and one more once there were so many.
+        """
         if not hosts.several():
             return self.stop.signal is not None
-        if len(pending) > AHEAD and int(pending[-1 - AHEAD][1]["stop"]):
+        if len(flags) > AHEAD and int(flags[0]):
             self.stop.hear()
             return True
         return False
@@ -271,11 +282,14 @@ class Phase:
             if skipped:
                 self.bad_steps.skip(step, values["loss"])
             elif not math.isfinite(values["loss"]) or not (math.isfinite(smallest) and smallest > 0):
-                self.log.flush()
-                self.bad_steps.note(step, values["loss"])
-                raise Diverged(self._went_wrong(step, values["loss"], skeleton, state))
+                self._diverged(step, values["loss"], skeleton, state)
         self.log.flush()
         return values
+
+    def _diverged(self, step: int, loss: float, skeleton: Skeleton, state: TrainState) -> NoReturn:
+        self.log.flush()
+        self.bad_steps.note(step, loss)
+        raise Diverged(self._went_wrong(step, loss, skeleton, state))
 
     def _statuses(self, last: dict[str, float]) -> list[str]:
         """Returns what the progress line says: everything first, then what narrower and narrower terminals hold."""
@@ -292,6 +306,8 @@ class Phase:
 
     def _went_wrong(self, step: int, loss: float, skeleton: Skeleton, state: TrainState) -> str:
         what = f"the loss must be finite, got {loss} at step {step}"
+        if math.isfinite(loss):
+            what = f"the parameters must be finite, but the update of step {step} has made some that are not"
         now = gathered(self.mesh, state)
         try:
             check_scales(skeleton.model(local(now.parameters), local(now.rest)))

@@ -181,7 +181,10 @@ def make_train_step(
         new = TrainState(state.step + 1, parameters, rest, moments, average, known)
         if options.skip_bad:
             good = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
-            new = jax.tree.map(functools.partial(jnp.where, good), new, dataclasses.replace(state, step=new.step))
+            kept = dataclasses.replace(
+                state, step=new.step, optimizer=jax.tree.map(_counts_of, moments, state.optimizer)
+            )
+            new = jax.tree.map(functools.partial(jnp.where, good), new, kept)
             metrics["skipped"] = 1 - good.astype(jnp.int32)
         if skeleton.scales:
             smallest = [jnp.min(new.parameters[path]) for path in sorted(skeleton.scales)]
@@ -196,6 +199,11 @@ def make_train_step(
     arrays = () if teacher is None or not share else spread(teacher[1:], same)
 
     return TrainStep(mesh, compiled, arrays)
+
+
+def _counts_of(now: Array, before: Array) -> Array:
+    """Counters of steps, which the learning rate goes by, go on where a step is skipped; all else is as before it."""
+    return now if jnp.issubdtype(now.dtype, jnp.integer) else before
 
 
 @dataclasses.dataclass(frozen=True)
