@@ -1,6 +1,9 @@
 """The command line: what commands print, and every mistake as one sentence with exit status 2."""
 
+import dataclasses
+import errno
 import gzip
+import importlib.metadata
 import json
 import os
 import shutil
@@ -13,10 +16,12 @@ import numpy as np
 import pytest
 
 import lglsq_jax as lq
+from lglsq_jax.commands.train import main
 from lglsq_jax.data.mock import mock_imagenet
 from lglsq_jax.errors import UserError
-from lglsq_jax.training import PretrainingConfig, TrainConfig
-from lglsq_jax.training.folder import RunFolder
+from lglsq_jax.training import PretrainingConfig, TrainConfig, train_alone
+from lglsq_jax.training.config import MeshConfig, as_dict
+from lglsq_jax.training.folder import RunFolder, environment
 from tests.short_run import ROOT, SHORT
 
 
@@ -91,6 +96,18 @@ TRAIN_ERRORS = {
     "value of another kind": (lambda tmp: ["digits", "--quantized.epochs", "many"], "'many'"),
     "bits out of range": (lambda tmp: ["digits", "--quantized.weight-bits", "9"], "between 2 and 8, got 9"),
     "unknown method": (lambda tmp: ["digits", "--quantized.method", "lg_lsqq"], "did you mean 'lg_lsq'"),
+    "a stream where nothing is added": (
+        lambda tmp: ["digits", "--model.name", "ds_cnn", "--quantized.stream-bits", "8", "--run-dir", tmp / "new"],
+        "`stream_bits` must be None for DSCNN, which has no residual additions",
+    ),
+    "an update that overflows": (
+        lambda tmp: [
+            *SHORT,
+            *"--pretraining.learning-rate 1e10 --pretraining.weight-decay 1e30 --checkpoint-every 1 --run-dir".split(),
+            tmp / "new",
+        ],
+        "the update of step 1 has made some that are not; the first parameter that is not finite is",
+    ),
     "unknown network": (lambda tmp: ["digits", "--model.name", "resnet21"], "must be one of resnet8"),
     "learning rate": (lambda tmp: ["digits", "--pretraining.learning-rate", "nan"], "must be a finite number above 0"),
     "seed": (lambda tmp: ["digits", "--seed", "-1"], "`seed` must be"),
@@ -276,6 +293,16 @@ def test_a_config_that_python_cannot_read_is_one_sentence(text, expected, train,
     assert_one_sentence(train(tmp_path / "config.py"), expected)
 
 
+def test_a_list_of_configs_has_those_that_cannot_be_read_too(tmp_path, capsys):
+    (tmp_path / "good.py").write_text('"""A good one."""')
+    (tmp_path / "bad.py").write_text("x = (")
+    assert main(["--list"], tmp_path) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "bad   cannot be read: '(' was never closed (<unknown>, line 1)",
+        "good  A good one.",
+    ]
+
+
 def test_texts_that_name_nothing_are_refused(train, command, tmp_path):
     assert_one_sentence(train("digits", "--run-dir", ""), "`--run-dir` must be a folder, got an empty text")
     (tmp_path / "study.txt").touch()
@@ -293,6 +320,16 @@ def test_a_run_to_start_from_has_a_head_for_the_classes_of_the_data(train, finis
     data = ["--data.source", "npz", "--data.path", npz(tmp_path / "d.npz"), "--data.batch-size", 10]
     outcome = train(*SHORT, *data, "--pretraining.start-from", finished_run, "--run-dir", tmp_path / "run")
     assert_one_sentence(outcome, "head of the float network that the run of `start_from` has saved, 10, but npz has 4")
+
+
+def test_a_run_to_start_from_may_be_of_other_devices(finished_run, tmp_path):
+    copy, config = tmp_path / "of 8 devices", RunFolder.existing(finished_run)[1]
+    shutil.copytree(finished_run, copy)
+    there = dataclasses.replace(config, mesh=MeshConfig(data=8))
+    RunFolder(copy).config_file.write_text(json.dumps(as_dict(there)))
+    start = dataclasses.replace(config, pretraining=PretrainingConfig(epochs=2, start_from=str(copy)))
+    top1 = json.loads((finished_run / "summary.json").read_text())["float"]["top1"]
+    assert train_alone(start, tmp_path / "run", last="float") == top1
 
 
 @pytest.mark.long
@@ -316,6 +353,14 @@ def test_a_run_folder_in_use_is_refused(train, finished_run):
         assert other.stdout.readline() == "locked\n"
         assert_one_sentence(train(*SHORT, "--run-dir", finished_run), "in use by another process")
         other.stdin.close()
+
+
+def test_a_file_system_without_locks_is_named(train, tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert_one_sentence(train(*SHORT, "--run-dir", tmp_path / "run"), "cannot lock the run folder")
 
 
 def test_a_full_disk_while_saving_is_one_sentence(tmp_path):
@@ -389,3 +434,11 @@ def test_a_python_without_the_packages_is_told_where_they_are(words):
     done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: the package ") and ". .venv/bin/activate" in done.stderr
+
+
+def test_a_package_that_is_not_installed_is_said_to_be_so(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert set(environment()["packages"].values()) == {"not installed"}

@@ -134,7 +134,10 @@ def _list(configs: Path) -> int:
     names = _names(configs)
     width = max(map(len, names), default=0)
     for name in names:
-        text = (ast.get_docstring(ast.parse((configs / f"{name}.py").read_text())) or "").splitlines()
+        try:
+            text = (ast.get_docstring(ast.parse((configs / f"{name}.py").read_text())) or "").splitlines()
+        except (SyntaxError, ValueError) as error:
+            text = [f"cannot be read: {error}"]
         print(f"{name.ljust(width)}  {text[0] if text else ''}".rstrip())
     return 0
 

@@ -1,6 +1,7 @@
 """A whole experiment on made-up images in minutes: everything that its command will do, before the data are there."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,4 +95,12 @@ def shorten(config: TrainConfig, images: Path, weights: Path) -> TrainConfig:
         calibration_batches=1,
         batch_norm_batches=min(config.quantized.batch_norm_batches, 2),
     )
-    return dataclasses.replace(config, data=data, pretraining=pretraining, quantized=quantized)
+    parts = math.gcd(config.accumulate, _BATCH)
+    return dataclasses.replace(
+        config,
+        data=data,
+        pretraining=pretraining,
+        quantized=quantized,
+        accumulate=parts,
+        batch_norm_groups=math.gcd(config.batch_norm_groups, _BATCH // parts),
+    )

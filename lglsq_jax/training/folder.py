@@ -111,8 +111,10 @@ class RunFolder:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(f"the run folder {self.path} is in use by another process") from None
+            except OSError as error:  # a file system without locks
+                raise UserError(f"cannot lock the run folder {self.path}: {error.strerror}") from None
             self._settle(config)
             yield
 
@@ -153,8 +155,15 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "devices": f"{jax.device_count()} {device.platform} ({device.device_kind})",
         "command": sys.argv,
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # this one, run from a clone
+        return "not installed"

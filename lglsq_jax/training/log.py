@@ -58,7 +58,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Shows people a line: above the bar on a terminal, plainly elsewhere."""
-        if self._progress is not None:
+        if self._progress is not None and sys.stdout.isatty():
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stdout, flush=True)
@@ -85,6 +85,7 @@ class RunLog:
                     "{task.description} {task.completed:.0f}/{task.total:.0f} {task.fields[status]}", markup=False
                 ),
                 console=self._console,
+                redirect_stdout=sys.stdout.isatty(),  # a file behind it gets the lines
                 transient=True,
             )
             self._task = self._progress.add_task(phase, total=steps, completed=done, status="")

@@ -10,6 +10,9 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 import lglsq_jax as lq
+from lglsq_jax.data import DataConfig
+from lglsq_jax.training import TrainConfig
+from lglsq_jax.training.dry_run import shorten
 from lglsq_jax.training.folder import RunFolder
 from lglsq_jax.training.log import read_metrics
 from tests.short_run import ROOT
@@ -65,6 +68,15 @@ def test_there_is_a_recipe_for_each_of_the_papers_networks():
         assert module.config.data.source == "imagenet"
         for text in ("NOT been run", f"python train.py {name} ", "--dry-run", "arXiv 2202.09009", "not measured"):
             assert text in module.__doc__
+
+
+@pytest.mark.parametrize(
+    ("parts", "groups", "then"), [(16, 1, (8, 1)), (3, 1, (1, 1)), (2, 16, (2, 4)), (1, 16, (1, 8))]
+)
+def test_a_batch_of_few_images_has_parts_that_fit(parts, groups, then, tmp_path):
+    config = TrainConfig(data=DataConfig(batch_size=96), accumulate=parts, batch_norm_groups=groups)
+    short = shorten(config, tmp_path, tmp_path / "weights.safetensors")
+    assert (short.accumulate, short.batch_norm_groups) == then
 
 
 WRONG_WEIGHTS = {

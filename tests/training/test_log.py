@@ -101,7 +101,8 @@ def test_a_narrower_line_gives_up_the_path_then_the_pace_and_keeps_the_clipped_s
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 160])
-def test_on_a_terminal_progress_is_one_line_that_is_written_again(width, tmp_path):
+def test_on_a_terminal_progress_is_one_line_that_is_written_again(width, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     shown = io.StringIO()
     console = rich.console.Console(file=shown, force_terminal=True, width=width, legacy_windows=False)
     with RunLog(RunFolder(tmp_path), console=console) as log:
@@ -114,6 +115,19 @@ def test_on_a_terminal_progress_is_one_line_that_is_written_again(width, tmp_pat
     assert "an epoch's line\n" in text and "at most 4.1 % clipped" in text and "…" not in text
     assert ("━" in text) == (width >= 120)
     assert text.count("\x1b[1A") == 1  # one line up at the end, none before: it never takes a second line
+
+
+def test_a_file_behind_a_terminal_gets_the_lines(tmp_path, capsys):
+    """As ``train.py digits > log.txt``: the progress line is on the terminal, the lines are in the file."""
+    shown = io.StringIO()
+    console = rich.console.Console(file=shown, force_terminal=True, width=80, legacy_windows=False)
+    with RunLog(RunFolder(tmp_path), console=console) as log:
+        log.begin_phase("quantized", 0, 0, 40, resumed=False)
+        log.say("an epoch's line")
+        print("and another")
+        log.end_phase()
+    assert capsys.readouterr().out == "an epoch's line\nand another\n"
+    assert "quantized 0/40" in shown.getvalue() and "line" not in shown.getvalue()
 
 
 def test_elsewhere_progress_is_a_line_an_epoch(finished_run):
