@@ -29,7 +29,7 @@ MORE = ("float_top1", "flipped")
 ``float_top1``: of the float network that it started from; ``flipped``: the share of weight codes that the last epoch
 changed, mean over the layers whose weights have less than 8 bits.
 """
-_START = ("pretraining.start_from ",)
+_START = ("pretraining.start_from ", "pretraining.weights ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Cells:
 
     def config(self, cell: Cell) -> TrainConfig:
         """The cell's config, starting from its float network."""
-        start = dataclasses.replace(cell.config.pretraining, start_from=str(self.float_folder(cell)))
+        start_from = str(self.float_folder(cell))
+        start = dataclasses.replace(cell.config.pretraining, start_from=start_from, weights=None)
         return dataclasses.replace(cell.config, pretraining=start)
 
     def result(self, cell: Cell) -> dict[str, Any] | None:

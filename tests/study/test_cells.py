@@ -114,6 +114,19 @@ def test_cells_of_another_config_are_refused_and_named(cells, tmp_path, command)
         known_results(now.study, tmp_path / "there.json")
 
 
+def test_a_study_may_start_from_the_weights_of_a_file(tmp_path):
+    weighted = Setting("w2a2", W2A2.changes | {"pretraining.weights": "resnet18.safetensors"})
+    cells = Cells(tiny_study(settings=(weighted,)), tmp_path)
+    cell = cells.study.cells[0]
+    assert cell.float_config.pretraining.weights == "resnet18.safetensors"
+    config = cells.config(cell)
+    assert config.pretraining.weights is None
+    assert config.pretraining.start_from == str(cells.float_folder(cell))
+    finish(cells.run_folder(cell), 0.9)
+    RunFolder(cells.run_folder(cell)).config_file.write_text(json.dumps(as_dict(config)))
+    cells.check()
+
+
 def test_a_cell_whose_config_was_never_seen_counts_by_name_and_stays_unseen(cells, tmp_path, command):
     old = {"cell": "w2a2/lsq/seed0", "top1": 0.9, "seconds": 1.0, "diverged": ""}
     (tmp_path / "old.json").write_text(json.dumps({"study": "tiny", "cells": [old]}))
