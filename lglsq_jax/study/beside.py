@@ -77,7 +77,7 @@ def _row(setting: str, variant: str, baseline: str, results: Mapping[Key, Mappin
     return Beside(
         setting,
         variant,
-        _mean([100 * (each["top1"] - each["float_top1"]) for each in own.values() if each.get("float_top1")]),
+        _mean([100 * (each["top1"] - start) for each in own.values() if (start := each.get("float_top1")) is not None]),
         _mean(list(flips.values())),
         _mean([flips[seed] - before[seed] for seed in pairs]),
     )

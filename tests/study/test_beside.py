@@ -49,6 +49,11 @@ def test_what_was_not_measured_is_left_out():
     assert row.against_float is None and row.flipped is not None
 
 
+def test_a_float_network_that_is_never_right_was_measured():
+    row, _ = measures(tiny_study(seeds=3), results(3, top1=0.25, float_top1=0.0))
+    assert row.against_float is not None and (row.against_float.seeds, row.against_float.mean) == (3, 25)
+
+
 def test_the_table_stands_below_the_others(tmp_path, command):
     cells = Cells(tiny_study(seeds=5), tmp_path / "runs")
     for cell in cells.study.cells:
