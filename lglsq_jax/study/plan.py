@@ -11,6 +11,8 @@ from ..errors import UserError
 from ..training.bounds import check_whole
 from ..training.config import TrainConfig, as_dict, from_dict
 
+_OWN = ("seed", "data.draw_seed", "pretraining.start_from")
+"""Fields that the study itself gives each cell."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -121,7 +123,8 @@ class Study:
         first_seed: of them; another study that is to confirm this one takes seeds that this one has not.
 
     Raises:
-        UserError: a field is not known or out of range, or two blocks mean different things by the same names.
+        UserError: a field is not known or out of range, a setting or a variant changes one that the study gives each
+            cell itself, or two blocks mean different things by the same names.
     """
 
     name: str
@@ -159,7 +162,13 @@ class Study:
         for block in self.blocks:
             for setting in block.settings:
                 for variant in block.variants:
-                    changes = {**setting.changes, **variant.fields, "seed": seed, "data.draw_seed": seed}
+                    wanted = {**setting.changes, **variant.fields}
+                    if taken := [name for name in _OWN if name in wanted]:
+                        raise UserError(
+                            f"{setting.name}/{variant.name} must leave {taken[0]} to the study, which gives each cell "
+                            f"its own, got {wanted[taken[0]]!r}"
+                        )
+                    changes = {**wanted, "seed": seed, "data.draw_seed": seed}
                     try:
                         config = changed(self.base, changes)
                     except UserError as error:

@@ -63,6 +63,15 @@ def test_a_change_that_cannot_be_is_refused_with_its_cell(changes, words):
         tiny_study(settings=(Setting("here", {**W2A2.changes, "data.label_noise": 2}),))
 
 
+@pytest.mark.parametrize("field", ["seed", "data.draw_seed", "pretraining.start_from"])
+def test_a_field_that_the_study_gives_each_cell_is_refused_in_a_setting_and_in_a_variant(field):
+    with pytest.raises(UserError, match=f"^here/lsq must leave {field} to the study, which gives .*, got 7$"):
+        tiny_study(settings=(Setting("here", {**W2A2.changes, field: 7}),))
+    block = Block("A", (W2A2,), (METHODS[0], Variant("other", {field: 7})), "lsq")
+    with pytest.raises(UserError, match=f"^w2a2/other must leave {field} to the study"):
+        tiny_study(blocks=(block,))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
