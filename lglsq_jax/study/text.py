@@ -62,7 +62,8 @@ def overview(table: Table) -> list[str]:
     lines: list[tuple[str, ...]] = [("setting", "seeds", base, *others)]
     for setting in settings:
         found = [rows.get((setting, variant)) for variant in (base, *others)]
-        seeds = ", ".join(dict.fromkeys(str(row.seeds) for row in found if row))
+        counts = [found[0].seeds if found[0] else 0, *(row.pairs for row in found[1:] if row)]
+        seeds = ", ".join(dict.fromkeys(str(count) for count in counts if count))  # of what the line shows
         first = f"{found[0].mean:.2f}{_error(found[0].error)}" if found[0] else ""
         lines.append((setting, seeds, first, *map(_difference, found[1:])))
     said = f"Top-1 of {base} in per cent, and the others less it in points. Bold: may be claimed."
@@ -95,7 +96,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.setting,
         row.variant,
-        str(row.seeds),
+        _seeds(row),
         top1,
         f"{row.difference:+.2f}{_error(row.difference_error)}",
         _interval(row.interval),
@@ -104,6 +105,13 @@ def _cells(row: Row) -> tuple[str, ...]:
         _p(row.corrected),
         row.verdict,
     )
+
+
+def _seeds(row: Row) -> str:
+    """The seeds of the mean, and those of the difference where it has fewer."""
+    if row.pairs == row.seeds:
+        return str(row.seeds)
+    return f"{row.seeds}, {row.pairs} pair{'s' if row.pairs != 1 else ''}"
 
 
 def _beside(row: Beside) -> tuple[str, ...]:

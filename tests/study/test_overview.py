@@ -3,8 +3,8 @@
 import pytest
 
 from lglsq_jax.commands.train import load_module
-from lglsq_jax.study import Block, Setting, Variant, tables
-from lglsq_jax.study.text import overview
+from lglsq_jax.study import Block, Cells, Setting, Variant, tables
+from lglsq_jax.study.text import overview, report
 from tests.short_run import ROOT
 from tests.study.test_comparison import found
 from tests.study.tiny import METHODS, W2A2, tiny_study
@@ -25,6 +25,23 @@ def test_a_line_a_setting_and_a_column_a_variant_bold_where_something_is_claimed
         base, other = by_row[setting, "lsq"], by_row[setting, "lsq+asr"]
         assert line[:3] == [setting, seeds, f"{base.mean:.2f} ± {base.error:.2f}"]
         assert line[3:] == [f"{bold}{other.difference:+.2f} ± {other.difference_error:.2f}{bold}", ""]
+
+
+def test_seeds_are_those_of_what_is_shown():
+    top1 = found(10, 0.01)
+    top1 |= {("more", variant, seed): value for (_, variant, seed), value in top1.items()}
+    for seed in range(7):
+        del top1["w2a2", "lsq", seed]
+        del top1["more", "lsq+asr", seed]
+    study = tiny_study(seeds=10, settings=SETTINGS)
+    (table,) = tables(study, top1)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in overview(table) if line.startswith("|")]
+    assert [line[1] for line in lines[2:]] == ["3", "10, 3"]
+    shown = report(Cells(study, ROOT / "nothing"), [table])
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()]
+    assert [line[2] for line in lines if line[0] in ("w2a2", "more") and len(line) == 10] == [
+        "3", "10, 3 pairs", "10", "3",
+    ]  # fmt: skip
 
 
 def test_one_setting_needs_no_overview():
