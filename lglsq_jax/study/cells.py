@@ -152,23 +152,31 @@ def known_results(study: Study, file: str | os.PathLike) -> dict[str, dict[str, 
         changes = {cell: rows[cell].get("changes") if base else None for cell in found}
         finished = {cell: {**row, "changes": changes[cell]} for cell, row in found.items() if row["top1"] is not None}
         right = all(0 <= row["top1"] <= 1 and row["seconds"] >= 0 for row in finished.values())
+        right = right and all(isinstance(each, dict | None) for each in (base, *changes.values()))
     except (TypeError, KeyError, AttributeError):
         name, base, found, finished, right = None, None, {}, {}, False
     if not right:
         raise UserError(f"{file} must be what `study FILE --list --json` prints, but it is not")
     if name != study.name:
         raise UserError(f"{file} must be of the study {study.name!r}, but it is of {name!r}")
-    if strange := sorted(set(found) - {cell.name for cell in study.cells}):
+    if strange := sorted(set(found) - {cell.name for cell in study.cells}, key=str):
         raise UserError(f"{file} must hold cells of the study {study.name!r} alone, but it holds {strange[0]!r}")
     for cell in study.cells:
         there = finished[cell.name]["changes"] if cell.name in finished else None
         if base is not None and there is not None:
-            before, now = as_dict(changed(from_dict(base), there)), as_dict(cell.config)
+            before, now = as_dict(_known_config(base, there, f"{cell.name} in {file}")), as_dict(cell.config)
             if differing := [field for field in differences(before, now) if not field.startswith(MAY_CHANGE)]:
                 raise UserError(
                     f"{cell.name} in {file} was trained with another config, which differs in {', '.join(differing)}"
                 )
     return finished
+
+
+def _known_config(base: dict[str, Any], changes: dict[str, Any], where: str) -> TrainConfig:
+    try:
+        return changed(from_dict(base), changes)
+    except (UserError, TypeError, ValueError) as error:
+        raise UserError(f"the config of {where} is of another version or damaged: {error}") from None
 
 
 def run_cells(cells: Cells, chosen: Sequence[Cell], say: Callable[[str], Any], stop=None) -> None:

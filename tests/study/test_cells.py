@@ -179,6 +179,23 @@ def test_a_list_that_is_none_is_one_sentence(text, words, tmp_path, command):
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["x"], "there.json must be what `study FILE --list --json` prints"),
+        ({"quantized.gone": 1}, "the config of w2a2/lsq/seed0 in .*there.json is .*: a config has no field"),
+        ({"quantized.learning_rates": 3}, "the config of w2a2/lsq/seed0 in .*there.json is of another version or dam"),
+    ],
+)
+def test_a_list_with_a_damaged_config_is_one_sentence_that_names_the_file(changes, words, tmp_path):
+    study = tiny_study()
+    row = {"cell": "w2a2/lsq/seed0", "top1": 0.9, "seconds": 1, "diverged": "", "changes": changes}
+    listed = {"study": "tiny", "base": as_dict(study.base), "cells": [row]}
+    (tmp_path / "there.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=words):
+        known_results(study, tmp_path / "there.json")
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--only", "nothing"], "`--only` must match a cell, such as w2a2/lsq/seed0"),
