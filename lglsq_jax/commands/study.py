@@ -18,7 +18,7 @@ from .command import Command, Result, options_of, positional, setting, switch
 from .train import load_module
 
 if TYPE_CHECKING:
-    from ..study import Cells
+    from ..study import Cells, Table
     from ..study.plan import Cell
 
 
@@ -145,22 +145,13 @@ def _listing(cells: "Cells", chosen: "list[Cell]") -> Result:
 def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
     from ..study import tables
     from ..study.beside import measures
-    from ..study.plots import can_plot, draw
     from ..study.text import report
 
     found = tables(cells.study, cells.top1)
-    text, files = report(cells, found), []
-    place = cells.folder / "report"
-    if cells.top1:
-        from ..files import write_whole, writing
-
-        with writing(f"to {place}"):
-            place.mkdir(parents=True, exist_ok=True)
-            write_whole(place / "tables.md", text.encode())
-        files = [str(place / "tables.md"), *(map(str, draw(found, place)) if can_plot() else ())]
-    notes = [_left(cells, chosen), *(["wrote " + ", ".join(files)] if files else [])]
-    if files and not can_plot():
-        notes.append("Matplotlib is not installed, so there are no figures; pip install matplotlib brings them")
+    text = report(cells, found)
+    # Cells that are only known from elsewhere leave no folder behind.
+    files, said = _written(cells.folder / "report", text, found) if cells.top1 and cells.folder.is_dir() else ([], [])
+    notes = [_left(cells, chosen), *said]
     fields = {
         **_progress(cells, chosen),
         "files": files,
@@ -177,6 +168,26 @@ def _reported(cells: "Cells", chosen: "list[Cell]", status: int) -> Result:
         "beside": [_plain(dataclasses.asdict(row)) for row in measures(cells.study, cells.results)],
     }
     return Result(fields, "\n".join([text, *notes]), status=status)
+
+
+def _written(place: Path, text: str, found: "list[Table]") -> tuple[list[str], list[str]]:
+    """Writes the tables and their figures, and returns the files and what is to be said of them."""
+    from ..files import write_whole, writing
+    from ..study.plots import can_plot, draw
+
+    files, notes = [], []
+    try:
+        with writing(f"to {place}"):
+            place.mkdir(exist_ok=True)
+            write_whole(place / "tables.md", text.encode())
+        files.append(str(place / "tables.md"))
+        if can_plot():
+            files += map(str, draw(found, place))
+        else:
+            notes.append("Matplotlib is not installed, so there are no figures; pip install matplotlib brings them")
+    except UserError as error:  # the tables are printed all the same
+        notes.append(str(error))
+    return files, [*(["wrote " + ", ".join(files)] if files else []), *notes]
 
 
 def _progress(cells: "Cells", chosen: "list[Cell]") -> dict[str, Any]:

@@ -91,6 +91,17 @@ def test_what_another_machine_found_counts_as_finished(cells, tmp_path, command)
     assert "lsq+asr is better than lsq in w2a2: +0.53 points" in shown.output
     again = command("study", file, "--runs", here.folder, "--known", tmp_path / "there.json")  # trains nothing
     assert again.status == 0 and again.output == shown.output
+    elsewhere = command("study", file, "--runs", tmp_path / "no", "--known", tmp_path / "there.json", "--table")
+    assert "# tiny: 12 of 20 cells finished" in elsewhere.output and "wrote" not in elsewhere.output
+    assert not (tmp_path / "no").exists()
+
+
+def test_tables_that_cannot_be_written_are_printed(cells, tmp_path, command):
+    finish_all(cells, gaining)
+    (cells.folder / "report").write_text("a file where the folder should be")
+    shown = command("study", study_file(tmp_path, seeds=10), "--runs", cells.folder, "--table")
+    assert (shown.status, shown.error) == (0, "") and "# tiny: 20 of 20 cells finished" in shown.output
+    assert shown.output.splitlines()[-1].startswith(f"cannot write to {cells.folder / 'report'}: ")
 
 
 def test_cells_of_another_config_are_refused_and_named(cells, tmp_path, command):
