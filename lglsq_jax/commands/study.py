@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .command import Command, Result, options_of, positional, setting, switch
+from .orphans import as_parent, stop_with_parent
 from .train import load_module
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def _study(options: Any) -> Result:
     from ..study import Cells, known_results
     from ..training.signals import Stopped
 
+    stop_with_parent()
     study = _loaded(options.file)
     known = known_results(study, options.known) if options.known is not None else {}
     cells = Cells(study, Path(options.runs or f"runs/studies/{study.name}"), known)
@@ -93,25 +95,46 @@ def _in_processes(options: Any) -> int:
         word for name in ("runs", "only", "known") if (value := getattr(options, name)) for word in (f"--{name}", value)
     ]
     command = [sys.executable, "-m", "lglsq_jax", "study", options.file, *more]
-    with contextlib.ExitStack() as stack:
+    with _noted_signals() as asked:
         started: list[subprocess.Popen] = []
-
-        def forward(number, frame):
-            for process in started:
-                process.send_signal(number)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.signal(number, forward))
-        for index in range(count):
-            with _on_a_part_of_the_cpus(index, count):
+        while len(started) < count and not asked:
+            with _on_a_part_of_the_cpus(len(started), count):
                 started.append(
                     subprocess.Popen(
-                        [*command, "--share", f"{index}/{count}"],
+                        [*command, "--share", f"{len(started)}/{count}"],
                         stdout=subprocess.DEVNULL,  # the tables of a part; the whole ones come at the end
                         start_new_session=True,  # Ctrl-C reaches it once, through this process
+                        env=as_parent(),
                     )
                 )
-        return max(status if status >= 0 else 128 - status for status in (process.wait() for process in started))
+        stopped = [128 + asked[0]] if len(started) < count else []
+        statuses = [_waited(process, started, asked) for process in started]
+    return max([*stopped, *(status if status >= 0 else 128 - status for status in statuses)])
+
+
+@contextlib.contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Yields a list to which each SIGTERM, Ctrl-C and SIGHUP is added; not SIGHUP below ``nohup``, which ignores it."""
+    asked: list[int] = []
+    kept_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = (signal.SIGTERM, signal.SIGINT, *(() if kept_up else (signal.SIGHUP,)))
+    before = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in heard}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _waited(process: subprocess.Popen, started: list[subprocess.Popen], asked: list[int]) -> int:
+    """Returns the status of a process, and meanwhile passes signals on to all; SIGHUP as SIGTERM, which saves first."""
+    while True:
+        while asked:
+            number = asked.pop(0)
+            for each in started:
+                each.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=0.2)
 
 
 @contextlib.contextmanager
