@@ -237,7 +237,12 @@ def _train(folder: Path, config: TrainConfig, last: str, stop) -> dict[str, Any]
         if last == "float":
             raise
         top1, diverged = 1 / open_dataset(config.data).num_classes, str(error)
-    return {"top1": top1, "seconds": time.monotonic() - began, "diverged": diverged}
+    # A run that was stopped and went on has epochs on record that this process has not seen.
+    return {"top1": top1, "seconds": max(time.monotonic() - began, _seconds_on_record(folder)), "diverged": diverged}
+
+
+def _seconds_on_record(folder: Path) -> float:
+    return sum(line.get("seconds", 0.0) for line in _test_lines(folder))
 
 
 def _finish(folder: Path, found: dict[str, Any]) -> None:
@@ -247,10 +252,14 @@ def _finish(folder: Path, found: dict[str, Any]) -> None:
 
 def _flipped(folder: Path) -> float | None:
     """Returns the share of weight codes that the last epoch changed, as its line in the log says it."""
+    found = [line.get("weight_codes_flipped") for line in _test_lines(folder)]
+    return found[-1] if found else None
+
+
+def _test_lines(folder: Path) -> list[dict[str, Any]]:
     from ..training.log import read_metrics
 
-    found = [line.get("weight_codes_flipped") for line in read_metrics(RunFolder(folder)) if line["split"] == "test"]
-    return found[-1] if found else None
+    return [line for line in read_metrics(RunFolder(folder)) if line["split"] == "test"]
 
 
 @functools.cache

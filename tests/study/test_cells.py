@@ -11,7 +11,7 @@ import pytest
 from lglsq_jax.commands.study import _on_a_part_of_the_cpus
 from lglsq_jax.errors import UserError
 from lglsq_jax.study import Cells, Setting, known_results, run_cells
-from lglsq_jax.study.cells import FINISHED
+from lglsq_jax.study.cells import FINISHED, _train
 from lglsq_jax.training import PretrainingConfig
 from lglsq_jax.training.config import as_dict
 from lglsq_jax.training.folder import RunFolder
@@ -245,6 +245,15 @@ def test_figures_are_drawn_where_they_can_be(cells, tmp_path, command):
     finish_all(cells, gaining)
     command("study", study_file(tmp_path, seeds=10), "--runs", cells.folder, "--table")
     assert (cells.folder / "report" / "table1.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_seconds_of_a_run_that_went_on_are_those_of_all_its_epochs(tmp_path, monkeypatch):
+    monkeypatch.setattr("lglsq_jax.training.experiment.train_alone", lambda *_, **__: 0.9)
+    lines = [{"step": step, "phase": "quantized", "split": "test", "seconds": 100.0} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _train(tmp_path, tiny_study().base, "quantized", None)["seconds"] == 200
+    (tmp_path / "metrics.jsonl").unlink()
+    assert 0 <= _train(tmp_path, tiny_study().base, "quantized", None)["seconds"] < 100
 
 
 @pytest.mark.long
