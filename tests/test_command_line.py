@@ -378,6 +378,30 @@ def test_a_full_disk_while_saving_is_one_sentence(tmp_path):
     assert line.startswith("error: cannot save the checkpoint of step 4 to ") and "File too large" in line
 
 
+def run_with_output(output, *words: str) -> subprocess.CompletedProcess:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "lglsq_jax", *words]
+    return subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=buffered)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "--help"]], ids=" ".join)
+def test_a_full_disk_behind_standard_output_is_one_sentence(words):
+    with open("/dev/full", "w") as full:
+        done = run_with_output(full, *words)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), ([], 2)], ids=str)
+def test_a_pipe_that_nobody_reads_is_no_error_of_its_own(words, status):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run_with_output(writing, *words)
+    os.close(writing)
+    assert done.returncode == status and done.stderr.startswith("error: COMMAND must be given first" if status else "")
+    assert done.stderr.count("\n") == (1 if status else 0)
+
+
 def test_help_and_list_say_what_there_is(train, command):
     for arguments in (["--help"], ["--list"]):
         outcome = train(*arguments)

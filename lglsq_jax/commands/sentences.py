@@ -55,11 +55,54 @@ def _sentence(box: str, prog: str) -> str:
 
 
 def answer(command: Callable[[], int | None]) -> int:
-    """Runs a command and returns its exit status: 2 after a ``UserError``, 128 plus the signal after a stop."""
+    """Runs a command and returns its exit status: 2 after a ``UserError``, 128 plus the signal after a stop.
+
+    What it printed is written here, and not when Python ends, so that a full disk is a sentence too.
+    """
     # Threads of orbax and tensorstore log the failure of a write with tracebacks of their own; the sentence says it.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    status = 0
+    try:
+        status = _status(command)
+        _flush()
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        _leave_output()
+    except OSError as error:
+        if not _output_fails():
+            raise
+        print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        _leave_output()
+        return 2
+    return status
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # where it was closed before Python began
+        sys.stdout.flush()
+
+
+def _output_fails() -> bool:
+    """Whether it is standard output that cannot be written: an empty line cannot be either."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def _leave_output() -> None:
+    """Closes standard output, which Python would flush once more at its end."""
+    with contextlib.suppress(OSError):
+        sys.stdout.close()
+
+
+def _status(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
+    except SystemExit as exit:  # after --help
+        if exit.code:
+            raise
+        return 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -75,7 +118,3 @@ def answer(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; what was saved is kept", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        with contextlib.suppress(OSError):
-            sys.stdout.close()
-        return 0
