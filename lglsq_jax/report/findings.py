@@ -80,12 +80,12 @@ def find(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAMPLES) ->
     """
     snapshot = newest_snapshot(folder, config)
     history = read_history(folder, config)
-    if snapshot is None and not history.lines:
+    summary = read_json(folder.summary_file) if folder.finished else None
+    if snapshot is None and summary is None and not history.lines:
         raise UserError(f"the run {folder.path} must have begun its training, but it has no metrics and no checkpoint")
     environment = read_json(folder.environment_file) if folder.environment_file.exists() else {}
-    begun = Findings(
-        folder, config, snapshot.phase if snapshot else "", snapshot.step if snapshot else 0, history, environment
-    )
+    phase, step = (snapshot.phase, snapshot.step) if snapshot else ("", 0)
+    begun = Findings(folder, config, phase, step, history, environment, summary)
     if snapshot is None:
         return begun
     dataset = open_dataset(config.data)
@@ -106,7 +106,6 @@ def find(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAMPLES) ->
     measured = sensitivity(model, spread_batches(dataset, samples, config.data.eval_batch_size))
     return dataclasses.replace(
         begun,
-        summary=read_json(folder.summary_file) if folder.finished else None,
         plan=plan(model),
         costs=costs,
         distributions=in_order(layer_distributions(model, _some_images(dataset))),

@@ -115,10 +115,22 @@ def _lead(found: Findings) -> list[Html]:
                     f"{100 * now:.2f} % right: the program or the test images were changed since."
                 )
                 lead.append(element("p", text, class_="note"))
-        return lead
+        return [*lead, *_missing(found)]
     state = {
         "": "No checkpoint is saved yet, so only the curves can be shown.",
         "float": "It is in its float phase: nothing is quantized yet, and the sections about layers come later.",
         "quantized": "It is in its quantized phase: layers are as they are now, and there is no integer program yet.",
     }[found.phase.split("-")[0]]
     return [element("p", f"This run is not finished. {state}", class_="note")]
+
+
+def _missing(found: Findings) -> list[Html]:
+    """What a finished run cannot show any more."""
+    if found.phase == "quantized":
+        return []
+    left_out = "is missing or damaged, so the sections about layers are left out"
+    text = {
+        "": f"Every checkpoint of the run {left_out}, and so are those about mistakes.",
+        "float": f"The checkpoint of its quantized phase {left_out}, and the mistakes are those of the float network.",
+    }.get(found.phase, f"The checkpoint of its last stage is missing or damaged: layers are as in {found.phase}.")
+    return [element("p", text, class_="note")]

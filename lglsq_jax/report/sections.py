@@ -272,7 +272,7 @@ def making(found: Findings) -> list[Content]:
         "data": f"{found.dataset.name if found.dataset else config.data.source}, batches of {config.data.batch_size}",
         "float phase": f"taken from {float_start}" if float_start else f"{pretraining.epochs} epochs",
         "quantized phase": f"{quantized.epochs} epochs, method {quantized.method}, {describe_bits(quantized)}",
-        "steps so far": f"{found.step:,}",
+        "steps so far": f"{(found.summary or {}).get('step', found.step):,}",
         "seed": str(config.seed),
     }
     if found.summary is not None:

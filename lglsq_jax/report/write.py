@@ -66,10 +66,13 @@ class Report:
     def __str__(self) -> str:
         found = self.findings
         lines = [f"wrote {self.page}, {self.page.stat().st_size:,} bytes, and {len(self.pictures)} pictures beside it"]
+        where = f"in its {found.phase or 'float'} phase, at step {found.step}"
         if found.summary is None:
-            where = f"in its {found.phase or 'float'} phase, at step {found.step}"
-            finished = "the run is finished, but its newest checkpoint that can be read is"
-            lines.append(f"{finished if found.folder.finished else 'the run is not finished: it is'} {where}")
+            lines.append(f"the run is not finished: it is {where}")
+        elif not found.phase:
+            lines.append("the run is finished, but it has no checkpoint that can be read")
+        elif found.phase != "quantized":
+            lines.append(f"the run is finished, but its newest checkpoint that can be read is {where}")
         if found.sensitivity is not None and found.sensitivity.layers:
             worst = min(found.sensitivity.layers, key=lambda row: (row.alone.top1, -row.alone.loss))
             lines.append(

@@ -146,6 +146,35 @@ def test_a_run_in_its_float_phase_shows_its_curves_and_mistakes(copied, command)
     assert "nothing is quantized yet" in page.text
 
 
+@pytest.mark.parametrize(
+    ("gone", "sections", "noted", "said"),
+    [
+        (
+            "checkpoints/quantized",
+            ["accuracy", "training", "confusion", "mistakes", "making"],
+            "The checkpoint of its quantized phase is missing or damaged",
+            "its newest checkpoint that can be read is in its float phase",
+        ),
+        (
+            "checkpoints",
+            ["accuracy", "training", "making"],
+            "Every checkpoint of the run is missing or damaged",
+            "it has no checkpoint that can be read",
+        ),
+    ],
+    ids=["quantized", "all"],
+)
+def test_a_finished_run_whose_checkpoints_are_gone_keeps_its_figures(gone, sections, noted, said, copied, command):
+    run = copied(gone)
+    outcome = command("report", run)
+    assert outcome.status == 0 and f"the run is finished, but {said}" in outcome.output
+    page, summary = page_of(run), json.loads((run / "summary.json").read_text())
+    assert page.sections == sections and noted in page.text and "not finished" not in page.text
+    for network in ("float", "fake_quantized", "integer"):
+        assert f"{100 * summary[network]['top1']:.2f} %" in page.text and f"{summary[network]['bytes']:,}" in page.text
+    assert f"{summary['step']:,}" in page.text
+
+
 def test_a_run_without_a_checkpoint_shows_its_curves(copied, command):
     run = copied("summary.json", "integer", "checkpoints")
     assert command("report", run).status == 0
