@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole, writing
+from ..errors import UserError
+from ..files import read_json, write_json, write_whole, writing
 from ..training.config import TrainConfig
 from ..training.folder import RunFolder
 from .distributions import Distribution
@@ -13,6 +14,8 @@ from .findings import MOST_SAMPLES, Findings, find
 from .page import render
 
 PAGE = "report.html"
+PICTURES = "pictures.json"
+"""The names of the pictures beside the page, so that the next report removes those that it does not write anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +109,20 @@ def write_report(folder: RunFolder, config: TrainConfig, samples: int = MOST_SAM
         for name, data in pictures.items():
             write_whole(place / name, data)
         write_whole(place / PAGE, page.encode())
-        for old in place.glob("*.png"):
-            if old.name not in pictures:
-                old.unlink()
+        for old in _written_before(place) - pictures.keys():
+            (place / old).unlink(missing_ok=True)
+        write_json(place / PICTURES, sorted(pictures))
     return Report(place / PAGE, tuple(place / name for name in pictures), findings)
+
+
+def _written_before(place: Path) -> set[str]:
+    """Returns the names of the pictures of an earlier report; another's files beside them are nobody's to remove."""
+    try:
+        names = read_json(place / PICTURES)
+    except UserError:  # there is none, or it is damaged
+        return set()
+    named = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return {name for name in named if Path(name).name == name and name.endswith(".png")}
 
 
 def _figures(part: Distribution | None) -> dict[str, Any] | None:

@@ -73,6 +73,8 @@ def reported(copied) -> tuple[Path, dict]:
     (run / "report").mkdir()
     (run / "report" / "report.html").write_text("of an earlier time")
     (run / "report" / "layer-gone-values.png").write_bytes(b"of an earlier time")
+    (run / "report" / "pictures.json").write_text('["layer-gone-values.png", "../config.json", 3]')
+    (run / "report" / "drawn-by-hand.png").write_bytes(b"of the user")
     return run, write_report(*RunFolder.existing(run)).fields
 
 
@@ -122,7 +124,10 @@ def test_the_pictures_are_png_files_and_an_earlier_report_is_gone(reported):
         with Image.open(path) as image:
             assert image.format == "PNG" and min(image.size) >= 100
     found = {file.name for file in (run / "report").iterdir()}
-    assert found == {"report.html", *(Path(path).name for path in fields["pictures"])}
+    names = {Path(path).name for path in fields["pictures"]}
+    assert found == {"report.html", "pictures.json", "drawn-by-hand.png", *names}
+    assert set(json.loads((run / "report" / "pictures.json").read_text())) == names
+    assert (run / "config.json").exists()
 
 
 def test_a_run_in_its_quantized_phase_has_a_report(copied, command):
