@@ -78,6 +78,8 @@ def accuracy(found: Findings, gallery: Gallery) -> list[Content]:
 def training(found: Findings, gallery: Gallery) -> list[Content]:
     """Loss, accuracy and learning rate over both phases."""
     history = found.history
+    if not history.lines:
+        return [element("p", "No step is on record yet.")]
     text = (
         "How the network learned. Pale: every step; the line through it: a running mean; points: the test set after "
         "each epoch. The quantized phase (from the dashed line on) starts with the weights of the float phase. "

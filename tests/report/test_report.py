@@ -186,6 +186,14 @@ def test_a_run_without_a_checkpoint_shows_its_curves(copied, command):
     assert page_of(run).sections == ["accuracy", "training", "making"]
 
 
+def test_a_run_without_metrics_has_no_empty_charts(copied, command):
+    run = copied("summary.json", "integer", "checkpoints/quantized", "metrics.jsonl")
+    assert command("report", run).status == 0
+    page = page_of(run)
+    assert "No step is on record yet." in page.text
+    assert not {"training-loss.png", "learning-rate.png"} & {file.name for file in (run / "report").iterdir()}
+
+
 def without_metrics(copied) -> list:
     return [copied("summary.json", "integer", "checkpoints", "metrics.jsonl")]
 
