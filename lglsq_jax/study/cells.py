@@ -80,11 +80,19 @@ class Cells:
     def _check(self, name: str, path: Path, config: TrainConfig, passed_over: tuple[str, ...] = ()) -> None:
         if not self.has_config(path):
             return
-        if differing := [field for field in RunFolder(path).changes(config) if not field.startswith(passed_over)]:
+        differing = [field for field in RunFolder(path).changes(config) if not field.startswith(passed_over)]
+        if differing := differing + (self._other_weights(path, config) if passed_over else []):
             raise UserError(
                 f"{name} in {self.folder} was trained with another config, which differs in {', '.join(differing)}; "
                 f"name another folder with --runs, or remove {path}"
             )
+
+    def _other_weights(self, path: Path, config: TrainConfig) -> list[str]:
+        """The file of weights behind a finished cell, which its float network alone names, where it is another one."""
+        started = Path(RunFolder.existing(path)[1].pretraining.start_from or "").name
+        start = RunFolder(self.folder / "float" / started)
+        found = start.changes(config) if start.config_file.exists() else []
+        return [field for field in found if field.startswith("pretraining.weights ")]
 
     @staticmethod
     def has_config(path: Path) -> bool:

@@ -126,8 +126,10 @@ def test_cells_of_another_config_are_refused_and_named(cells, tmp_path, command)
 
 
 def test_a_study_may_start_from_the_weights_of_a_file(tmp_path):
-    weighted = Setting("w2a2", W2A2.changes | {"pretraining.weights": "resnet18.safetensors"})
-    cells = Cells(tiny_study(settings=(weighted,)), tmp_path)
+    def started(file):
+        return tiny_study(settings=(Setting("w2a2", {**W2A2.changes, "pretraining.weights": file}),))
+
+    cells = Cells(started("resnet18.safetensors"), tmp_path)
     cell = cells.study.cells[0]
     assert cell.float_config.pretraining.weights == "resnet18.safetensors"
     config = cells.config(cell)
@@ -135,7 +137,12 @@ def test_a_study_may_start_from_the_weights_of_a_file(tmp_path):
     assert config.pretraining.start_from == str(cells.float_folder(cell))
     finish(cells.run_folder(cell), 0.9)
     RunFolder(cells.run_folder(cell)).config_file.write_text(json.dumps(as_dict(config)))
+    finish(cells.float_folder(cell), 0.9)
+    RunFolder(cells.float_folder(cell)).config_file.write_text(json.dumps(as_dict(cell.float_config)))
     cells.check()
+    for other in ("another.safetensors", None):
+        with pytest.raises(UserError, match=r"w2a2/lsq/seed0 in .* differs in pretraining.weights .'resnet18"):
+            Cells(started(other), tmp_path).check()
 
 
 def test_a_cell_whose_config_was_never_seen_counts_by_name_and_stays_unseen(cells, tmp_path, command):
