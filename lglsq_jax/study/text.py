@@ -1,7 +1,7 @@
 """A study's tables as Markdown, with what they carry said in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .beside import Beside, Mean, measures
 from .cells import Cells
@@ -38,7 +38,7 @@ def report(cells: Cells, tables: Sequence[Table]) -> str:
         f"more. A claim needs {FEWEST_FOR_A_CLAIM} pairs and a corrected p below {LEVEL}.",
     ]
     if beside := measures(study, cells.results):
-        lines += ["", "## Beside top-1", "", *_lined_up([_BESIDE, *map(_beside, beside)]), ""]
+        lines += ["", "## Beside top-1", "", *beside_overview(beside), *_lined_up([_BESIDE, *map(_beside, beside)]), ""]
         lines += [
             "Against float: top-1 less that of the float network that the run started from, in points. Codes flipped: "
             "the share of weight codes that the last epoch changed, mean over the layers of less than 8 bits. "
@@ -68,6 +68,34 @@ def overview(table: Table) -> list[str]:
         lines.append((setting, seeds, first, *map(_difference, found[1:])))
     said = f"Top-1 of {base} in per cent, and the others less it in points. Bold: may be claimed."
     return [said, "", *_lined_up(lines), ""]
+
+
+def beside_overview(rows: Sequence[Beside]) -> list[str]:
+    """Returns the distances to float, and the flips, a line a setting; nothing for fewer than two settings."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    if len(settings) < 2:
+        return []
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    found = {(row.setting, row.variant): row for row in rows}
+
+    def lined_up(text: Callable[[Beside], str]) -> list[str]:
+        places = [[found.get((setting, variant)) for variant in variants] for setting in settings]
+        lines = [
+            (setting, *(text(row) if row else "" for row in line))
+            for setting, line in zip(settings, places, strict=True)
+        ]
+        return _lined_up([("setting", *variants), *lines])
+
+    return [
+        "Top-1 less that of the float network, in points.",
+        "",
+        *lined_up(lambda row: _described(row.against_float)[0]),
+        "",
+        "Weight codes that the last epoch changed, in per cent.",
+        "",
+        *lined_up(_flipped),
+        "",
+    ]
 
 
 def _difference(row: Row | None) -> str:
@@ -116,8 +144,12 @@ def _seeds(row: Row) -> str:
 
 def _beside(row: Beside) -> tuple[str, ...]:
     seeds = ", ".join(dict.fromkeys(str(mean.seeds) for mean in _means(row)))  # of each mean, where they differ
-    flipped = f"{row.flipped.mean:.2f}{_error(row.flipped.error)}" if row.flipped else ""
-    return row.setting, row.variant, seeds, *_described(row.against_float), flipped, *_described(row.flips_against)
+    against = _described(row.against_float), _described(row.flips_against)
+    return row.setting, row.variant, seeds, *against[0], _flipped(row), *against[1]
+
+
+def _flipped(row: Beside) -> str:
+    return f"{row.flipped.mean:.2f}{_error(row.flipped.error)}" if row.flipped else ""
 
 
 def _means(row: Beside) -> list[Mean]:

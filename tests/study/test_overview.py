@@ -51,3 +51,14 @@ def test_one_setting_needs_no_overview():
 @pytest.mark.parametrize("file", sorted((ROOT / "docs" / "studies").glob("*.json")), ids=lambda file: file.stem)
 def test_the_pages_are_what_the_kept_cells_make(file):
     assert file.with_suffix(".md").read_text() == study_pages.made(file), "run: python docs/study_pages.py"
+
+
+def test_what_stands_beside_top1_has_an_overview_too():
+    mean = Mean(5, -1.25, 0.1, Interval(-1.5, -1.0))
+    rows = [Beside("a", "lsq", mean, mean, None), Beside("a", "ewgs", None, mean, mean)]
+    assert beside_overview(rows) == []  # one setting
+    lines = beside_overview([*rows, Beside("b", "ewgs", mean, None, None)])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert cells[0] == cells[4] == ["setting", "lsq", "ewgs"]
+    assert cells[2:4] == [["a", "-1.25 ± 0.10", ""], ["b", "", "-1.25 ± 0.10"]]
+    assert cells[6:] == [["a", "-1.25 ± 0.10", "-1.25 ± 0.10"], ["b", "", ""]]
