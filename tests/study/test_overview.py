@@ -4,7 +4,9 @@ import pytest
 
 from lglsq_jax.commands.train import load_module
 from lglsq_jax.study import Block, Cells, Setting, Variant, tables
-from lglsq_jax.study.text import overview, report
+from lglsq_jax.study.beside import Beside, Mean
+from lglsq_jax.study.statistics import Interval
+from lglsq_jax.study.text import beside_overview, overview, report
 from tests.short_run import ROOT
 from tests.study.test_comparison import found
 from tests.study.tiny import METHODS, W2A2, tiny_study
