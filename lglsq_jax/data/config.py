@@ -95,7 +95,7 @@ class DataConfig:
                     f"got {getattr(self, field)}"
                 )
         for field in ("path", "name"):
-            if field not in source.reads and getattr(self, field) is not None:
+            if field not in (*source.needs, *source.may_have) and getattr(self, field) is not None:
                 raise UserError(
                     f"`{field}` must be None for the source {self.source!r}, which reads none, got "
                     f"{getattr(self, field)!r}"

@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a source is read, and which fields of ``DataConfig`` it reads and cannot do without.
+    """Where a source is read, and which fields of ``DataConfig`` it cannot do without or reads.
 
     Attributes:
         module: the module of this folder whose ``read(config)`` returns a ``Dataset``; imported when it is first used.
-        reads: which of the fields ``path`` and ``name`` of ``DataConfig`` it looks at.
-        needs: those of them that the user has to give.
+        needs: which of the fields ``path`` and ``name`` of ``DataConfig`` the user has to give.
+        may_have: which of them it reads where they are given; others are refused.
         photos: whether its images are of any size, so that they are cropped and resized as ImageNet's are.
     """
 
     module: str
-    reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    may_have: tuple[str, ...] = ()
     photos: bool = False
 
 
 SOURCES = {
     "digits": Source("digits"),
-    "idx": Source("idx", reads=("path",), needs=("path",)),
-    "npz": Source("npz", reads=("path",), needs=("path",)),
-    "tfds": Source("tfds", reads=("path", "name"), needs=("name",)),
-    "folder": Source("folder", reads=("path",), needs=("path",), photos=True),
-    "imagenet": Source("imagenet", reads=("path", "name"), photos=True),
+    "idx": Source("idx", needs=("path",)),
+    "npz": Source("npz", needs=("path",)),
+    "tfds": Source("tfds", needs=("name",), may_have=("path",)),
+    "folder": Source("folder", needs=("path",), photos=True),
+    "imagenet": Source("imagenet", may_have=("path", "name"), photos=True),
 }
 """Every source by the name that ``--data.source`` takes."""
 
