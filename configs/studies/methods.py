@@ -5,8 +5,7 @@
 The four files come with Debian's package dataset-fashion-mnist. Sized for two CPU cores by the data, not by the seeds:
 12,000 training images (drawn anew for each seed) and two quantized epochs from a float network of six. ResNet-20 and
 DS-CNN, the one with depthwise convolutions, see 7x7 features: their stems have stride 4. 1,650 runs and 50 float
-networks, of which those two have 900 and 20: about six hours on two cores, estimated from a cell of each (50 and 45
-processor seconds), and --list says how long what is left takes.
+networks: about eight hours on two cores, and --list says how long what is left takes.
 All of one table at one width: --only 'resnet8-w2a2/*'. A shorter study is seeds=5 below, which can claim nothing yet.
 """
 
