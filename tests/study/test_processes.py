@@ -13,6 +13,15 @@ from lglsq_jax.commands import study
 SLEEPING = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
 
+@pytest.fixture
+def heard():
+    """No signal is ignored, as SIGHUP is where the tests run below ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "during"), [(signal.SIGTERM, 2), (signal.SIGHUP, 2), (signal.SIGHUP, 3)])
 def test_a_signal_ends_what_is_started_and_starts_no_more(number, during, monkeypatch):
     started = []
