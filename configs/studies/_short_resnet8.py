@@ -25,6 +25,10 @@ SHORT_RESNET8 = TrainConfig(
     quantized=QuantizedConfig(epochs=2, learning_rate=RATE, warmup_epochs=0.2),
     keep_checkpoints=1,
 )
+TO_CHOOSE_BY = dataclasses.replace(
+    SHORT_RESNET8, data=dataclasses.replace(SHORT_RESNET8.data, train_part="0/2", held_out=10_000)
+)
+"""Trained on images of the first half of the training set, and judged by others of it."""
 ON_OTHER_IMAGES = dataclasses.replace(
     SHORT_RESNET8, data=dataclasses.replace(SHORT_RESNET8.data, train_part="1/2", held_out=10_000)
 )

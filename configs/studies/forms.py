@@ -13,49 +13,27 @@ beside LSQ and LG-LSQ, with ResNet-8 and with DS-CNN at W2A2, with seeds 600 to 
 half of the training set and judged by the test set.
 """
 
-import dataclasses
-
-from _short_resnet8 import SHORT_RESNET8, bits
+from _short_resnet8 import TO_CHOOSE_BY, bits
+from quick import study as quick
+from search import variant
 
 from lglsq_jax.study import Block, Setting, Study, Variant
+from lglsq_jax.study.plan import changes_to
 
 
 def form(name: str, **constants) -> Variant:
     """LG-LSQ with other constants."""
-    return Variant(
-        name, {"quantized.method": "lg_lsq", **{f"quantized.{key}": value for key, value in constants.items()}}
-    )
+    return variant(name, "lg_lsq", **constants)
 
 
 study = Study(
     name="forms",
-    base=dataclasses.replace(
-        SHORT_RESNET8, data=dataclasses.replace(SHORT_RESNET8.data, train_part="0/2", held_out=10_000)
-    ),
+    base=TO_CHOOSE_BY,
     blocks=(
         Block(
             "Forms of LG-LSQ, against LSQ",
             (
-                Setting(
-                    "digits-w2a2",
-                    {
-                        "data.source": "digits",
-                        "data.path": None,
-                        "data.batch_size": 64,
-                        "data.eval_batch_size": 360,
-                        "data.crop_padding": 1,
-                        "data.flip": False,
-                        "data.train_images": None,
-                        "data.train_part": None,
-                        "data.held_out": 0,
-                        "pretraining.epochs": 8,
-                        "quantized.epochs": 4,
-                        "quantized.learning_rate": 0.04,
-                        "quantized.warmup_epochs": 1.0,
-                        "quantized.calibration_batches": 1,
-                        **bits(2),
-                    },
-                ),
+                Setting("digits-w2a2", {**changes_to(TO_CHOOSE_BY, quick.base), **bits(2)}),
                 Setting("ds_cnn-w2a2", {"model.name": "ds_cnn", "model.stem_stride": 4, **bits(2)}),
             ),
             (

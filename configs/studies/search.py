@@ -9,7 +9,7 @@ other images, by configs/studies/confirm.py. Five seeds: enough to choose by, no
 
 import dataclasses
 
-from _short_resnet8 import SHORT_RESNET8
+from _short_resnet8 import TO_CHOOSE_BY
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 
@@ -23,9 +23,7 @@ def variant(name: str, method: str, **constants) -> Variant:
 study = Study(
     name="search",
     base=dataclasses.replace(
-        SHORT_RESNET8,
-        data=dataclasses.replace(SHORT_RESNET8.data, held_out=10_000, train_part="0/2"),
-        quantized=dataclasses.replace(SHORT_RESNET8.quantized, weight_bits=2, input_bits=2),
+        TO_CHOOSE_BY, quantized=dataclasses.replace(TO_CHOOSE_BY.quantized, weight_bits=2, input_bits=2)
     ),
     blocks=(
         Block(
