@@ -79,12 +79,11 @@ def beside_overview(rows: Sequence[Beside]) -> list[str]:
     found = {(row.setting, row.variant): row for row in rows}
 
     def lined_up(text: Callable[[Beside], str]) -> list[str]:
-        places = [[found.get((setting, variant)) for variant in variants] for setting in settings]
-        lines = [
-            (setting, *(text(row) if row else "" for row in line))
-            for setting, line in zip(settings, places, strict=True)
-        ]
-        return _lined_up([("setting", *variants), *lines])
+        def line(setting: str) -> tuple[str, ...]:
+            rows = (found.get((setting, variant)) for variant in variants)
+            return setting, *(text(row) if row else "" for row in rows)
+
+        return _lined_up([("setting", *variants), *map(line, settings)])
 
     return [
         "Top-1 less that of the float network, in points.",
