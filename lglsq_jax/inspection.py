@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Integer
 
 from .batches import Inputs, arguments
-from .counting import occurrences
+from .counting import histogram
 from .observe import observed
 from .paths import QuantLayer, products, quantized_layers
 from .quantizers import quantize
@@ -216,7 +216,4 @@ def _describe(values, prefix, x, scale, spec: QuantSpec):
 
 
 def _counts(v, edges: np.ndarray) -> Int[Array, "n"]:
-    """How many values lie in each of the bins, which are equally wide; what lies beyond is in the last ones."""
-    bins, low, width = len(edges) - 1, float(edges[0]), float(edges[1] - edges[0])
-    index = jnp.clip(jnp.floor((v - low) / width), 0, bins - 1).astype(jnp.int32)
-    return occurrences(index, bins)
+    return histogram(v, float(edges[0]), float(edges[-1]), len(edges) - 1)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ..counting import occurrences
+from ..counting import histogram, occurrences
 from ..inspection import check_scales
 from ..observe import observed
 from ..paths import QuantLayer, quantized_layers
@@ -103,11 +103,9 @@ def _sums(x, scale, offset, spec: QuantSpec):
     v = (x - shift) / wide
     codes = jnp.clip(jnp.round(v), spec.minimum, spec.maximum)
     a_code, low, high = _bins(spec)
-    count = round((high - low) * a_code)
-    index = jnp.clip(jnp.floor((v - low) * a_code), 0, count - 1).astype(jnp.int32)
     used = occurrences((codes - spec.minimum).astype(jnp.int32), spec.maximum - spec.minimum + 1)
     return {
-        "counts": occurrences(index, count),
+        "counts": histogram(v, low, high, round((high - low) * a_code)),
         "scale": jnp.stack([jnp.min(scale), jnp.max(scale)]),
         "clipped": jnp.mean((v < spec.minimum) | (v > spec.maximum)),
         "codes_used": jnp.sum(used > 0),
