@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn import dtypes
 from jaxtyping import Array, Shaped
 
 from .batches import Inputs, calls
@@ -40,14 +41,17 @@ class BatchNorm(nnx.BatchNorm):
         running = self.use_running_average if use_running_average is None else use_running_average
         if self.groups == 1 or running:
             return super().__call__(x, use_running_average, mask=mask)
-        if mask is not None or self.axis not in (-1, x.ndim - 1):
-            raise ValueError("batch norm in groups must have its features last and no mask")
+        if mask is not None or self.axis_name is not None or self.axis not in (-1, x.ndim - 1):
+            raise ValueError("batch norm in groups must have its features last, no mask and no `axis_name`")
         if x.shape[0] % self.groups:
             raise ValueError(f"the batch must be a multiple of `groups`, {self.groups}, got {x.shape[0]} samples")
         parts = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, parts.ndim - 1))
         means = parts.mean(axes, keepdims=True)
-        variances = jnp.maximum(0, jnp.square(parts).mean(axes, keepdims=True) - jnp.square(means))
+        if self.use_fast_variance:
+            variances = jnp.maximum(0, jnp.square(parts).mean(axes, keepdims=True) - jnp.square(means))
+        else:
+            variances = jnp.square(parts - means).mean(axes, keepdims=True)
         for running, found in ((self.mean, means), (self.var, variances)):
             new = jax.lax.stop_gradient(found).mean(0).reshape(-1)
             running[...] = self.momentum * running[...] + (1 - self.momentum) * new
@@ -57,22 +61,26 @@ class BatchNorm(nnx.BatchNorm):
         y = (parts - means) * factor
         if self.bias is not None:
             y = y + self.bias[...]
-        return y.reshape(x.shape).astype(x.dtype if self.dtype is None else self.dtype)
+        given = (x, *(variable[...] for variable in (self.scale, self.bias) if variable is not None))
+        return y.reshape(x.shape).astype(dtypes.canonicalize_dtype(*given, dtype=self.dtype))
 
 
 def set_batch_norm_groups(model: nnx.Module, groups: int) -> None:
     """Sets into how many parts every batch norm of a model takes a training batch.
 
     Raises:
-        ValueError: ``groups`` is below 1, or a batch norm (named) is nnx's own, which knows no parts.
+        ValueError: ``groups`` is not a whole number of at least 1, or a batch norm (named) is nnx's own, which knows no
+            parts; then none is changed.
     """
-    if groups < 1:
-        raise ValueError(f"`groups` must be at least 1, got {groups}")
-    for path, norm in _norms(model).items():
-        if isinstance(norm, BatchNorm):
-            norm.groups = groups
-        elif groups > 1:
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
+        raise ValueError(f"`groups` must be a whole number of at least 1, got {groups!r}")
+    norms = _norms(model)
+    for path, norm in norms.items():
+        if groups > 1 and not isinstance(norm, BatchNorm):
             raise ValueError(f"batch norm {path!r} must be lq.BatchNorm to be taken in {groups} groups")
+    for norm in norms.values():
+        if isinstance(norm, BatchNorm):
+            norm.groups = int(groups)
 
 
 def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Inputs]) -> int:
@@ -96,8 +104,9 @@ def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Inputs]) -> int:
         How many batch norms were set; 0 for a model without one.
 
     Raises:
-        ValueError: there is no batch, the model does not take as many arrays as one holds, or the statistics of a batch
-            norm (named) are not finite.
+        ValueError: there is no batch, the model does not take as many arrays as one holds, or a batch norm (named) has
+            statistics that are not finite, or takes its running statistics whatever the model is told, by
+            ``use_running_average=True`` in the call.
         TypeError: ``batches`` are one array, or a batch is neither an array nor a tuple of arrays.
 
     References: Sun et al., "Hybrid 8-bit Floating Point (HFP8) Training", NeurIPS 2019, section 3.2; Nagel et al.,
@@ -115,12 +124,16 @@ def reestimate_batch_norm(model: nnx.Module, batches: Iterable[Inputs]) -> int:
 def observed_batch_norm(model: nnx.Module, *arguments: Shaped[Array, "n ..."]) -> Statistics:
     """Returns mean and variance of what every batch norm of ``model`` sees in one call, by the norm's path.
 
+    Of a norm that is called several times, those of the last. One that does not look at its batch has the variance -1.
     The model is used up: it is in evaluation mode afterwards and its running statistics are those of the batch.
     """
     model.eval()
     norms = _norms(model)
     for norm in norms.values():
         norm.use_running_average, norm.momentum = False, 0.0  # the running statistics become those of the batch
+        norm.mean[...], norm.var[...] = jnp.zeros_like(norm.mean[...]), jnp.full_like(norm.var[...], -1)
+        if isinstance(norm, BatchNorm):
+            norm.groups = 1
     model(*arguments)  # pyright: ignore[reportCallIssue]
     return {path: (norm.mean[...], norm.var[...]) for path, norm in norms.items()}
 
@@ -129,7 +142,7 @@ def joined_batch_norm(seen: Sequence[Statistics]) -> dict[str, tuple[np.ndarray,
     """Returns the statistics of equally large batches together, as ``reestimate_batch_norm`` says, in float64.
 
     Raises:
-        ValueError: there is no batch, or the statistics of a batch norm (named) are not finite.
+        ValueError: there is no batch, or a batch norm (named) was not measured or has statistics that are not finite.
     """
     if not seen:
         raise ValueError("`batches` must hold at least one batch to measure batch norm's statistics on, got none")
@@ -138,6 +151,11 @@ def joined_batch_norm(seen: Sequence[Statistics]) -> dict[str, tuple[np.ndarray,
         means, variances = (
             np.stack([np.asarray(found[path][which], np.float64) for found in seen]) for which in (0, 1)
         )
+        if (variances < 0).any():
+            raise ValueError(
+                f"batch norm {path!r} must normalise by its batch to be measured, but the model does not call it, or "
+                "with use_running_average=True: set that by model.train() and model.eval() instead"
+            )
         mean, variance = means.mean(0), variances.mean(0) + means.var(0)
         if not (np.isfinite(mean) & np.isfinite(variance)).all():
             raise ValueError(f"the statistics of batch norm {path!r} must be finite on the batches, and are not")

@@ -57,7 +57,7 @@ def layer_divergence(model: nnx.Module, batches: Iterable[Inputs]) -> dict[str, 
 
     @jax.jit
     def divergence(true, found):
-        return jnp.sum(jnp.exp(true) * (true - found))
+        return jnp.sum(jnp.where(true > -jnp.inf, jnp.exp(true) * (true - found), 0))  # masked classes: 0 log 0 is 0
 
     settings, sums, samples = np.eye(len(paths), dtype=bool), np.zeros(len(paths)), 0
     for inputs in calls(model, batches):
@@ -89,9 +89,11 @@ def multiply_adds(model: nnx.Module, example: Inputs) -> dict[str, int]:
         if not isinstance(layer, nnx.Conv | nnx.Linear):
             return jnp.zeros((), jnp.int32)
         shapes = [jax.eval_shape(layer, x).shape for x in calls]
-        return jnp.int32(sum(math.prod(shape[1:-1]) for shape in shapes))
+        return jnp.int32(sum(math.prod(shape[:-1]) for shape in shapes))
 
-    found = observed(model, positions, in_float=True)(*arguments(model, example, "`example`"))
+    given = arguments(model, example, "`example`")
+    one = tuple(jnp.zeros((1, *array.shape[1:]), array.dtype) if array.ndim else array for array in given)
+    found = observed(model, positions, in_float=True)(*one)
     return {path: int(count) * layers[path].kernel.size for path, count in found.items() if path in layers}
 
 

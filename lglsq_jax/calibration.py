@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from .method_names import STARTS
 from .spec import QuantSpec
 
+_LARGEST = 2.0**125  # 1 / scale is a normal number up to here; a subnormal one is flushed to 0, and with it all codes
 _COARSE = 48  # geometric grid over two decades, then a linear one of half as many around the best
 
 
@@ -19,9 +20,11 @@ def init_scale(x: Float[Array, "*shape"], spec: QuantSpec, how: str = "mse") -> 
     * ``"mse"``: the minimiser of :math:`\|\hat x - x\|^2` over a grid of fractions of the largest value;
     * ``"lsq"``: :math:`2 \operatorname{mean}|x| / \sqrt{Q_p}` (Esser et al., ICLR 2020, section 2.1);
     * ``"max"``: :math:`\max|x| / Q_p`, nothing above 0 is clipped;
-    * ``"sigma"``: :math:`\max(|\mu - 3\sigma|, |\mu + 3\sigma|) / 2^{b-1}` (LSQ+, Bhalgat et al., 2020, section 3.2).
+    * ``"sigma"``: :math:`\max(|\mu - 3\sigma|, |\mu + 3\sigma|) / 2^{b-1}` (LSQ+, Bhalgat et al., 2020, section 3.2);
+      over :math:`Q_p` for an unsigned quantizer.
 
-    An unsigned quantizer looks at the values above 0 only. Where there is nothing to go by (all zeros) the scale is 1.
+    For an unsigned quantizer values below 0 count as 0, which is what it makes of them. Where there is nothing to go by
+    (all zeros) the scale is 1. A scale is at most 2^125, whose inverse float32 still holds.
 
     Args:
         x: finite values, any float dtype.
@@ -58,15 +61,15 @@ def _init_scale(x, spec, how):
     elif how == "lsq":
         relative = 2 * jnp.mean(relevant, axis=axes, keepdims=True) / jnp.sqrt(jnp.float32(spec.maximum))
     elif how == "sigma":
-        mean = jnp.mean(values, axis=axes, keepdims=True)
-        spread = 3 * jnp.std(values, axis=axes, keepdims=True)
+        seen = values if spec.signed else relevant
+        mean = jnp.mean(seen, axis=axes, keepdims=True)
+        spread = 3 * jnp.std(seen, axis=axes, keepdims=True)
         levels = 2 ** (spec.bits - 1) if spec.signed else spec.maximum
         relative = jnp.maximum(jnp.abs(mean - spread), jnp.abs(mean + spread)) / levels
     else:
         relative = _least_squares(values, spec, axes)
     scale = jnp.where(largest > 0, relative * unit / down, 1.0)
-    finite = jnp.finfo(jnp.float32)
-    return jnp.clip(scale, finite.tiny, finite.max).reshape(spec.scale_shape(x.shape))
+    return jnp.clip(scale, jnp.finfo(jnp.float32).tiny, _LARGEST).reshape(spec.scale_shape(x.shape))
 
 
 def _least_squares(values, spec, axes):

@@ -61,15 +61,16 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
     """Returns a copy of ``model`` whose convolutions and linear layers are quantized by rules.
 
     Float weights, batch statistics and everything else are kept. The last rule whose pattern matches a layer's whole
-    path decides; layers that none matches stay float. At each ``Identity``, the last matching rule that has ``values``
-    does. Scales are not set: call ``calibrate`` next.
+    path decides; layers that none matches stay as they are. At each ``Identity``, the last matching rule that has
+    ``values`` does. Scales are not set: call ``calibrate`` next.
 
     Args:
         model: any nnx model; it is not changed.
         rules: in order.
 
     Raises:
-        ValueError: there is no rule, or a rule matches no layer or place that it is for (the message lists the paths).
+        ValueError: there is no rule, a rule matches no layer or place that it is for (the message lists the paths), or
+            a layer (named) holds a stack of kernels.
     """
     rules = list(rules)
     if not rules:
@@ -90,8 +91,8 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
             replaced[id(place)] = Quantizer(values[-1])
     for path, layer in layers:
         matching = [rule for rule in rules if rule.values is None and re.fullmatch(rule.pattern, path)]
-        if matching and (matching[-1].weights is not None or matching[-1].inputs is not None):
-            replaced[id(layer)] = _quantized_copy(path, layer, matching[-1])
+        if matching and (any(_specs(matching[-1])) or isinstance(layer, QuantConv | QuantLinear)):
+            replaced[id(layer)] = _copy_by(path, layer, matching[-1])
     if id(model) in replaced:
         return replaced[id(model)]
     for _, parent in list(nnx.iter_modules(model)):
@@ -108,17 +109,29 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
     return model
 
 
-def _quantized_copy(path: str, layer: nnx.Conv | nnx.Linear, rule: Rule) -> QuantLayer:
-    kinds = {nnx.Conv: QuantConv, QuantConv: QuantConv, nnx.Linear: QuantLinear, QuantLinear: QuantLinear}
-    kind = kinds.get(type(layer))
-    if kind is None:
+def _specs(rule: Rule) -> tuple[QuantSpec | None, QuantSpec | None]:
+    return rule.weights, rule.inputs
+
+
+def _copy_by(path: str, layer: nnx.Conv | nnx.Linear, rule: Rule) -> nnx.Conv | nnx.Linear:
+    """The layer with the rule's quantizers, or, where it has none, as one of nnx's own."""
+    if type(layer) not in (nnx.Conv, QuantConv, nnx.Linear, QuantLinear):
         raise TypeError(f"layer {path!r} is a {type(layer).__name__}; only nnx.Conv and nnx.Linear can be quantized")
+    axes = len(layer.kernel_size) + 2 if isinstance(layer, nnx.Conv) else 2
+    if layer.kernel.ndim != axes:
+        raise ValueError(
+            f"layer {path!r} must hold one kernel, of {axes} axes, but it holds a stack of them, of shape "
+            f"{layer.kernel.shape}, as nnx.vmap makes: quantize the layers before they are stacked, or in an nnx.List"
+        )
     zeros = nnx.initializers.zeros_init()
     shared = {
         name: getattr(layer, name)
         for name in ("use_bias", "dtype", "param_dtype", "precision", "promote_dtype", "preferred_element_type")
     }
-    shared.update(weights=rule.weights, inputs=rule.inputs, kernel_init=zeros, rngs=nnx.Rngs(0))
+    shared.update(kernel_init=zeros, rngs=nnx.Rngs(0))
+    quantized = any(_specs(rule))
+    if quantized:
+        shared.update(weights=rule.weights, inputs=rule.inputs)
     if isinstance(layer, nnx.Conv):
         own = layer.conv_general_dilated
         if not isinstance(layer, QuantConv) and own not in (lax.conv_general_dilated, conv_general_dilated):
@@ -128,9 +141,10 @@ def _quantized_copy(path: str, layer: nnx.Conv | nnx.Linear, rule: Rule) -> Quan
             )
         names = ("strides", "padding", "input_dilation", "kernel_dilation", "feature_group_count", "mask")
         shared.update({name: getattr(layer, name) for name in names})
-        copy = QuantConv(layer.in_features, layer.out_features, layer.kernel_size, **shared)
+        kind = QuantConv if quantized else nnx.Conv
+        copy = kind(layer.in_features, layer.out_features, layer.kernel_size, **shared)
     else:
-        copy = QuantLinear(layer.in_features, layer.out_features, **shared)
+        copy = (QuantLinear if quantized else nnx.Linear)(layer.in_features, layer.out_features, **shared)
     copy.kernel = layer.kernel
     copy.bias = layer.bias
     return copy
@@ -166,7 +180,7 @@ def calibrate(model: nnx.Module, batches: Iterable[Inputs], how: str | None = No
 
     Raises:
         ValueError: there is no quantized layer or no batch, a batch holds NaN or infinity or not as many arrays as the
-            model takes, ``how`` is not known, or a layer was not reached by the batches (named).
+            model takes, ``how`` is not known, or a layer was not reached by the batches (named). No scale is set then.
         TypeError: ``batches`` are one array, or a batch is neither an array nor a tuple of arrays.
     """
     if how is not None and how not in STARTS:
@@ -183,11 +197,15 @@ def calibrate(model: nnx.Module, batches: Iterable[Inputs], how: str | None = No
         seen.append(jax.device_get(observe(*arguments)))
     if not seen:
         raise ValueError("`batches` must hold at least one batch to calibrate from, got none")
+    starts = []
     for path, layer in layers:
         try:
-            _set_from(layer, [found[path] for found in seen], how)
+            starts += layer.checked_scales(*_starts(layer, [found[path] for found in seen], how))
         except ValueError as error:
             raise ValueError(f"cannot calibrate layer {path!r}: {error}") from None
+    for variable, value in starts:
+        variable[...] = jnp.asarray(value, jnp.float32)
+    for path, layer in layers:
         negative = [float(found[path].negative) for found in seen if found[path].calls]
         cut_at_zero = layer.inputs is not None and not layer.inputs.signed and layer.input_offset is None
         if negative and cut_at_zero and np.mean(negative) > 0.01:
@@ -225,15 +243,15 @@ def _observation(layer: QuantLayer, calls: list[Array], how: str | None) -> _Obs
     return _Observation(scales, offsets, negative, len(calls))
 
 
-def _set_from(layer: QuantLayer, observed: list[_Observation], how: str | None) -> None:
-    if layer.weights is not None:
-        layer.set_scales(weights=layer.start_weight_scale(how))
+def _starts(layer: QuantLayer, observed: list[_Observation], how: str | None):
+    """Scale of the weights, scale of the inputs and their offset; None for what the layer has not."""
+    weights = None if layer.weights is None else layer.start_weight_scale(how)
     if layer.inputs is None:
-        return
+        return weights, None, None
     scales = [scale for observation in observed for scale in observation.scales]
     if not scales:
         raise ValueError("the model does not call it on these batches")
     combine = np.max if (how or layer.inputs.method.input_start) == "max" else np.mean
-    layer.set_scales(inputs=np.float32(combine(scales)))
-    if layer.input_offset is not None:
-        layer.set_scales(input_offset=np.float32(np.mean([o for seen in observed for o in seen.offsets])))
+    offsets = [offset for observation in observed for offset in observation.offsets]
+    offset = None if layer.input_offset is None else np.float32(np.mean(offsets))
+    return weights, np.float32(combine(scales)), offset

@@ -1,5 +1,7 @@
 """How often each whole number occurs in an array, wherever on a mesh its parts lie; and how many values lie in bins."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -9,6 +11,13 @@ from .mesh_axes import left_to_compiler
 def occurrences(index: Int[Array, "..."], length: int) -> Int[Array, "length"]:
     """Returns how often each number from 0 to ``length - 1`` occurs; the index has no others."""
     return left_to_compiler(lambda index: jnp.bincount(index.ravel(), length=length), (None,), index)
+
+
+def joined(calls: Sequence[Float[Array, "..."]]) -> Float[Array, "..."]:
+    """Returns the values of all calls of a layer: of one call as they are, of several in one row."""
+    if len(calls) == 1:
+        return calls[0]
+    return left_to_compiler(lambda *calls: jnp.concatenate([x.ravel() for x in calls]), (None,), *calls)
 
 
 def histogram(values: Float[Array, "..."], low: float, high: float, bins: int) -> Int[Array, "bins"]:

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Integer
 
 from .batches import Inputs, arguments
-from .counting import histogram
+from .counting import histogram, joined
 from .observe import observed
 from .paths import QuantLayer, products, quantized_layers
 from .quantizers import quantize
@@ -197,7 +197,7 @@ def _statistics(layer: QuantLayer, calls: list[Array]) -> dict[str, Array]:
         v, _ = _describe(values, "weight", layer.quantizer_kernel, layer.weight_scale[...], layer.weights)
         values["weights counts"] = _counts(v, _weight_edges(layer.weights))
     if layer.inputs is not None and layer.input_scale is not None and calls:
-        x = calls[0]
+        x = joined(calls)
         if layer.input_offset is not None:
             x = x - layer.input_offset[...]
         _, values["input_codes counts"] = _describe(values, "input", x, layer.input_scale[...], layer.inputs)

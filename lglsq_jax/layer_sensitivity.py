@@ -1,6 +1,7 @@
 """What each layer's quantizers cost by themselves: accuracy with one layer quantized, and with one layer left out."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator
 
@@ -103,7 +104,16 @@ def sensitivity(model: nnx.Module, batches: Iterable[tuple[Inputs, Int[ArrayLike
     settings = np.concatenate([np.zeros_like(one[:1]), np.ones_like(one[:1]), one, ~one])
     state = nnx.state(model)
     sums, samples = np.zeros((len(settings), 2)), 0
-    for inputs, labels in _padded(model, batches):
+    graph, classes = nnx.graphdef(model), None
+    for index, (inputs, labels) in enumerate(_padded(model, batches)):
+        if classes is None:
+            shape = jax.eval_shape(functools.partial(switched_logits, graph), state, settings[0], *inputs).shape
+            classes = shape[-1]
+        if (labels >= classes).any():
+            raise ValueError(
+                f"the labels of batch {index} must be below {classes}, the number of the model's logits, and count "
+                f"from 0, got {labels.max()}"
+            )
         samples += int((labels >= 0).sum())
         sums += np.stack([np.asarray(score(state, setting, inputs, labels), np.float64) for setting in settings])
     if not samples:

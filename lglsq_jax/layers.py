@@ -76,12 +76,20 @@ class _Quantized:
         inputs: ArrayLike | None = None,
         input_offset: ArrayLike | None = None,
     ) -> None:
-        """Sets the given scales and leaves the others.
+        """Sets the given scales and leaves the others; all or, where one is refused, none.
 
         Raises:
             ValueError: the layer has no such quantizer, a scale or the offset has another shape, a scale is not finite
                 and positive, or the offset is not finite.
         """
+        for variable, value in self.checked_scales(weights, inputs, input_offset):
+            variable[...] = jnp.asarray(value, jnp.float32)
+
+    def checked_scales(
+        self, weights: ArrayLike | None, inputs: ArrayLike | None, input_offset: ArrayLike | None
+    ) -> list[tuple[nnx.Variable, ArrayLike]]:
+        """Returns the variables that ``set_scales`` sets with their new values; raises what it raises."""
+        new: list[tuple[nnx.Variable, ArrayLike]] = []
         for name, value, spec, variable in (
             ("weights", weights, self.weights, self.weight_scale),
             ("inputs", inputs, self.inputs, self.input_scale),
@@ -91,12 +99,13 @@ class _Quantized:
             if spec is None or variable is None:
                 raise ValueError(f"`{name}` are not quantized in this layer, got a scale for them")
             check_scale(value, spec, self.kernel.shape if name == "weights" else (), name)
-            variable[...] = jnp.asarray(value, jnp.float32)
+            new.append((variable, value))
         if input_offset is not None:
             if self.inputs is None or self.input_offset is None:
                 raise ValueError("`input_offset` needs a method with a learned offset, such as methods.LSQ_PLUS")
             check_offset(input_offset, self.inputs, (), "input_offset")
-            self.input_offset[...] = jnp.asarray(input_offset, jnp.float32)
+            new.append((self.input_offset, input_offset))
+        return new
 
     def transformed(self, kernel: Float[Array, "..."]) -> Float[Array, "..."]:
         """Returns the kernel through the method's float transform, where it has one."""
@@ -140,8 +149,11 @@ class _Quantized:
         )
 
     def _product(self, x, kernel, float_product, fused_product):
+        def in_float():
+            return float_product(x, kernel.astype(x.dtype))  # lq.compute_in keeps kernels in float32
+
         if self.observer is not None and self.observer(x):
-            return float_product(x, kernel)
+            return in_float()
         deferred = None if self.deferred is None else next(self.deferred)
         if deferred is None:
             kernel = self.transformed(kernel)
@@ -161,11 +173,14 @@ class _Quantized:
             return float_product(self._fake_quantized(x, deferred), quantized)
 
         with self._readable_errors():
-            return self._switched(quantized_product, lambda: float_product(x, kernel))
+            return self._switched(quantized_product, in_float)
 
     def _switched(self, quantized: Callable[[], Array], in_float: Callable[[], Array]) -> Array:
         """The quantized result, or, where a switch is set, whichever it says: both are compiled, one is computed."""
-        return quantized() if self.switch is None else lax.cond(self.switch(), quantized, in_float)
+        if self.switch is None:
+            return quantized()
+        dtype = jax.eval_shape(quantized).dtype
+        return lax.cond(self.switch(), quantized, lambda: in_float().astype(dtype))
 
     def _fake_quantized(self, x, deferred: Deferred | None):
         """The inputs on the grid of their quantizer, where they have one."""
@@ -309,7 +324,7 @@ class QuantConv(_Quantized, nnx.Conv):
             window = Window.resolve(
                 x.shape, kernel.shape, strides, padding, lhs_dilation, rhs_dilation, feature_group_count
             )
-            return quantized_conv(
+            y = quantized_conv(
                 x if preferred_element_type is None else x.astype(preferred_element_type),
                 kernel,
                 x_scale,
@@ -321,6 +336,7 @@ class QuantConv(_Quantized, nnx.Conv):
                 progress=progress,
                 deferred=deferred,
             )
+            return y if out_sharding is None else jax.sharding.reshard(y, out_sharding)
 
         return self._product(x, kernel, float_product, fused_product)
 
@@ -369,7 +385,7 @@ class QuantLinear(_Quantized, nnx.Linear):
 
         def fused_product(x, kernel, x_scale, kernel_scale, offset, progress, deferred):
             assert self.inputs is not None and self.weights is not None
-            return quantized_matmul(
+            y = quantized_matmul(
                 x if preferred_element_type is None else x.astype(preferred_element_type),
                 kernel,
                 x_scale,
@@ -380,5 +396,6 @@ class QuantLinear(_Quantized, nnx.Linear):
                 progress=progress,
                 deferred=deferred,
             )
+            return y if out_sharding is None else jax.sharding.reshard(y, out_sharding)
 
         return self._product(x, kernel, float_product, fused_product)

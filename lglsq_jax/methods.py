@@ -106,7 +106,7 @@ def with_constants(
         weight_start: how calibration starts weight scales, as in ``init_scale``.
 
     Raises:
-        ValueError: the method has no such rule, or its rule refuses the constant.
+        ValueError: the method has no such rule, its rule refuses the constant, or ``weight_start`` is not known.
     """
     check_constants(
         name,

@@ -22,7 +22,8 @@ class Normalize(nnx.Module):
         unit: :math:`u`, by which pixels are multiplied first; None: 1/255 for integer pixels, 1 for float ones.
 
     Raises:
-        ValueError: ``mean`` or ``std`` is not finite, ``std`` not positive, or they are of different lengths.
+        ValueError: ``mean``, ``std`` or ``unit`` is not finite, one of the last two not positive, or the first two are
+            of different lengths.
     """
 
     def __init__(self, mean: float | Sequence[float], std: float | Sequence[float], unit: float | None = None):
@@ -33,11 +34,22 @@ class Normalize(nnx.Module):
             )
         if not np.isfinite(centre).all() or not (np.isfinite(spread) & (spread > 0)).all():
             raise ValueError(f"`mean` must be finite and `std` finite and positive, got {mean} and {std}")
+        if unit is not None and not 0 < unit < np.inf:
+            raise ValueError(f"`unit` must be finite and positive, or None, got {unit}")
         self.mean, self.std = tuple(np.atleast_1d(centre).tolist()), tuple(np.atleast_1d(spread).tolist())
         self.unit = unit
 
     def __call__(self, x: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """Returns the normalised values: float32 for integer pixels, otherwise in the dtype of ``x``."""
+        """Returns the normalised values: float32 for integer pixels, otherwise in the dtype of ``x``.
+
+        Raises:
+            ValueError: there are several means or deviations, and not one for each channel of ``x``.
+        """
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 1 and (not x.ndim or len(values) != x.shape[-1]):
+                raise ValueError(
+                    f"`x` must have its {len(values)} channels last, one for each of `{name}`, got shape {x.shape}"
+                )
         integer = jnp.issubdtype(x.dtype, jnp.integer)
         unit = self.unit if self.unit is not None else (1 / 255 if integer else 1.0)
         x = x.astype(jnp.float32) if integer else x

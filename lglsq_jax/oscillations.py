@@ -10,10 +10,11 @@ References: Nagel et al., "Overcoming Oscillations in Quantization-Aware Trainin
 import dataclasses
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int8, Integer
 
-from .quantizers import broadcast_scale, float_codes
+from .quantizers import broadcast_scale, checked, float_codes
 from .spec import QuantSpec
 
 __all__ = ["Oscillations", "dampening", "freeze", "hold", "on_cosine", "start", "track"]
@@ -45,10 +46,9 @@ def start(codes: Integer[Array, "*shape"]) -> Oscillations:
     Args:
         codes: the quantized weights, as ``quantize`` returns them.
     """
-    zeros = jnp.zeros(codes.shape, jnp.float32)
-    return Oscillations(
-        codes, jnp.zeros(codes.shape, jnp.int8), zeros, codes.astype(jnp.float32), jnp.zeros(codes.shape, bool)
-    )
+    codes = jnp.asarray(codes)
+    direction, frequency, frozen = (jnp.zeros_like(codes, dtype) for dtype in (jnp.int8, jnp.float32, bool))
+    return Oscillations(codes, direction, frequency, codes.astype(jnp.float32), frozen)
 
 
 def track(known: Oscillations, codes: Integer[Array, "*shape"], momentum: float) -> Oscillations:
@@ -65,7 +65,12 @@ def track(known: Oscillations, codes: Integer[Array, "*shape"], momentum: float)
         known: after the step before.
         codes: the quantized weights after this one; those of frozen weights do not count.
         momentum: m, above 0 and at most 1.
+
+    Raises:
+        ValueError: ``momentum`` is not within (0, 1].
     """
+    if not isinstance(momentum, jax.core.Tracer) and not 0 < momentum <= 1:
+        raise ValueError(f"`momentum` must be above 0 and at most 1, got {momentum}")
     direction = jnp.sign(codes.astype(jnp.int32) - known.codes.astype(jnp.int32)).astype(jnp.int8)
     oscillated = (direction * known.direction == -1).astype(jnp.float32)
     free = Oscillations(
@@ -96,7 +101,7 @@ def freeze(known: Oscillations, threshold: Float[ArrayLike, ""]) -> Oscillations
 
 
 def hold(
-    x: Float[Array, "*shape"], scale: Float[Array, "..."], spec: QuantSpec, known: Oscillations
+    x: Float[ArrayLike, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec, known: Oscillations
 ) -> Float[Array, "*shape"]:
     """Returns the weights with each frozen one at ``s q``, so that whatever the scale learns, its code ``q`` stays.
 
@@ -105,11 +110,15 @@ def hold(
         scale: as in ``quantize``.
         spec: the quantizer.
         known: after this step's ``freeze``.
+
+    Raises:
+        TypeError, ValueError: ``x`` or ``scale`` is not what ``quantize`` takes.
     """
+    x, scale = checked(x, scale, spec)
     return jnp.where(known.frozen, (known.codes * broadcast_scale(scale, spec, x.ndim)).astype(x.dtype), x)
 
 
-def dampening(x: Float[Array, "*shape"], scale: Float[Array, "..."], spec: QuantSpec) -> Float[Array, ""]:
+def dampening(x: Float[ArrayLike, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec) -> Float[Array, ""]:
     r"""Returns how far weights are from their codes: :math:`\| \operatorname{clip}(x, s Q_n, s Q_p) - \hat x \|^2`.
 
     With :math:`\hat x` held constant: the gradient is :math:`2 (x - \hat x)` for ``x`` inside the clip range, 0
@@ -119,7 +128,11 @@ def dampening(x: Float[Array, "*shape"], scale: Float[Array, "..."], spec: Quant
         x: weights as the quantizer sees them.
         scale: as in ``quantize``.
         spec: the quantizer.
+
+    Raises:
+        TypeError, ValueError: ``x`` or ``scale`` is not what ``quantize`` takes.
     """
+    x, scale = checked(x, scale, spec)
     x, scale = x.astype(jnp.float32), jax.lax.stop_gradient(scale.astype(jnp.float32))
     wide = broadcast_scale(scale, spec, x.ndim)
     rounded = wide * float_codes(jax.lax.stop_gradient(x), scale, None, spec)

@@ -22,21 +22,21 @@ def compute_in(model: nnx.Module, dtype: Any) -> None:
         dtype: such as ``jnp.bfloat16``.
 
     Raises:
-        ValueError: a layer (named) quantizes only its kernel or only its inputs, which would round a kernel twice.
+        ValueError: a layer (named) quantizes only its kernel or only its inputs, which would round a kernel twice; then
+            nothing is changed.
     """
-    for path, module in named_modules(model):
-        if isinstance(module, QuantConv | QuantLinear):
-            quantized = module.weights is not None, module.inputs is not None
-            if any(quantized) and not all(quantized):
-                raise ValueError(
-                    f"layer {path!r} must quantize its kernel and its inputs, or neither, to compute in "
-                    f"{jnp.dtype(dtype).name}"
-                )
-            if all(quantized):
-                module.promote_dtype = _promoted  # pyright: ignore[reportAttributeAccessIssue]
-                module.dtype = jnp.dtype(dtype)
-                continue
-        if hasattr(module, "dtype") and not isinstance(module, Quantizer):
+    modules = list(named_modules(model))
+    for path, module in modules:
+        if isinstance(module, QuantConv | QuantLinear) and (module.weights is None) != (module.inputs is None):
+            raise ValueError(
+                f"layer {path!r} must quantize its kernel and its inputs, or neither, to compute in "
+                f"{jnp.dtype(dtype).name}"
+            )
+    for _, module in modules:
+        if isinstance(module, QuantConv | QuantLinear) and module.weights is not None:
+            module.promote_dtype = _promoted  # pyright: ignore[reportAttributeAccessIssue]
+            module.dtype = jnp.dtype(dtype)
+        elif hasattr(module, "dtype") and not isinstance(module, Quantizer):
             module.dtype = jnp.dtype(dtype)  # pyright: ignore[reportAttributeAccessIssue]
 
 

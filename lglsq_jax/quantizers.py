@@ -39,7 +39,7 @@ def quantize(x: Float[Array, "*shape"], scale: Float[ArrayLike, "..."], spec: Qu
 
     References: LSQ, Esser et al., ICLR 2020, eq. 1.
     """
-    x, scale = _checked(x, scale, spec)
+    x, scale = checked(x, scale, spec)
     if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
         raise ValueError("`x` must not contain NaN, which has no integer code")
     x, scale = jax.lax.stop_gradient((x, scale))  # codes are whole numbers: their derivative is 0
@@ -99,7 +99,7 @@ def fake_quantize(
             ``check_vma=False``, the method is not linear.
         TypeError: ``x`` is not of a float dtype.
     """
-    x, scale = _checked(x, scale, spec)
+    x, scale = checked(x, scale, spec)
     check_progress(progress)
     if offset is not None:
         check_offset(offset, spec, x.shape)
@@ -305,7 +305,15 @@ def in_float(value: ArrayLike) -> Float[Array, "..."]:
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
 
 
-def _checked(x, scale, spec):
+def checked(
+    x: Float[ArrayLike, "*shape"], scale: Float[ArrayLike, "..."], spec: QuantSpec
+) -> tuple[Float[Array, "*shape"], Float[Array, "..."]]:
+    """Returns values and their scale as arrays of floats.
+
+    Raises:
+        TypeError: ``x`` has no float dtype.
+        ValueError: the scale has another shape, or, where it is concrete, is not finite and positive.
+    """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"`x` must have a float dtype, got {x.dtype}")

@@ -108,3 +108,66 @@ def test_a_traced_step_sets_statistics_and_progress_without_asking_for_a_shardin
     np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(after["layers"][1]["mean"][...], model.layers[1].mean[...], rtol=1e-5)
     assert float(after["layers"][0]["progress"][...]) == 0.25 and np.abs(model.layers[1].mean[...]).max() > 0
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_statistics_are_measured_on_whole_batches_whatever_the_groups(groups):
+    model = lq.BatchNorm(1, rngs=nnx.Rngs(0))
+    lq.set_batch_norm_groups(model, groups)
+    assert lq.reestimate_batch_norm(model, [np.repeat([[0.0], [10.0]], 4, axis=0).astype(np.float32)]) == 1
+    np.testing.assert_allclose((model.mean[...], model.var[...]), ([5], [25]), rtol=1e-6)
+    assert model.groups == groups
+
+
+def test_statistics_that_were_not_finite_are_measured_anew():
+    model = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+    model.mean[...] = jnp.full(1, jnp.nan)
+    lq.reestimate_batch_norm(model, [np.asarray([[1.0], [3.0]], np.float32)])
+    np.testing.assert_allclose((model.mean[...], model.var[...]), ([2], [1]), rtol=1e-6)
+
+
+def test_a_norm_that_is_told_in_the_call_is_named():
+    class Told(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, train=False):
+            return self.norm(x, use_running_average=not train)
+
+    with pytest.raises(ValueError, match=r"^batch norm 'norm' must normalise by its batch to be measured, but "):
+        lq.reestimate_batch_norm(Told(), [np.ones((2, 1), np.float32)])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+@pytest.mark.parametrize("fast", [True, False])
+def test_groups_take_the_options_of_the_whole_batch(dtype, fast):
+    """Two equal halves, whose statistics are those of the whole: the same result in the same dtype."""
+    half = 100 + np.random.default_rng(0).normal(size=(16, 3)) * 4
+    x = jnp.asarray(np.concatenate([half, half]), dtype)
+    found = []
+    for groups in (1, 2):
+        norm = lq.BatchNorm(3, use_fast_variance=fast, momentum=0.0, rngs=nnx.Rngs(0))
+        lq.set_batch_norm_groups(norm, groups)
+        found.append((norm(x), norm.var[...]))
+    assert found[0][0].dtype == found[1][0].dtype
+    for whole, parts in zip(*found, strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=1e-2, atol=1e-2)
+
+
+def test_without_the_fast_variance_digits_far_from_zero_are_kept():
+    x = jnp.asarray(1e4 + np.random.default_rng(0).normal(size=(64, 1)), jnp.float32)
+    norm = lq.BatchNorm(1, use_fast_variance=False, momentum=0.0, rngs=nnx.Rngs(0))
+    lq.set_batch_norm_groups(norm, 2)
+    norm(x)
+    expected = np.asarray(x, np.float64).reshape(2, 32).var(1).mean()
+    np.testing.assert_allclose(norm.var[...], [expected], rtol=1e-3)
+
+
+def test_groups_are_set_everywhere_or_nowhere():
+    model = nnx.List([lq.BatchNorm(2, rngs=nnx.Rngs(0)), nnx.BatchNorm(2, rngs=nnx.Rngs(0))])
+    with pytest.raises(ValueError, match=r"^batch norm '1' must be lq.BatchNorm to be taken in 2 groups$"):
+        lq.set_batch_norm_groups(model, 2)
+    assert model[0].groups == 1
+    for groups in (0, 2.5, True):
+        with pytest.raises(ValueError, match=r"^`groups` must be a whole number of at least 1, got "):
+            lq.set_batch_norm_groups(model, groups)

@@ -151,3 +151,30 @@ def test_a_model_that_cannot_be_measured_is_refused():
         lq.layer_divergence(Small(nnx.Rngs(0)), [samples()[0]])
     with pytest.raises(ValueError, match="at least one sample, got none"):
         lq.layer_divergence(model_of(), [])
+
+
+def test_multiply_adds_of_a_batch_by_vmap_are_those_of_one_sample():
+    class Mapped(nnx.Module):
+        def __init__(self):
+            self.conv = nnx.Conv(1, 3, (1, 1), rngs=nnx.Rngs(0))
+            self.fc = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return jax.vmap(lambda x: self.fc(self.conv(x)))(x)
+
+    model = lq.quantize_model(Mapped(), [lq.Rule(".*", weights=WEIGHTS, inputs=INPUTS)])
+    assert lq.multiply_adds(model, np.ones((4, 5, 7, 1), np.float32)) == {"conv": 5 * 7 * 3, "fc": 5 * 7 * 6}
+
+
+def test_a_class_that_is_masked_out_counts_nothing():
+    class Masked(nnx.Module):
+        def __init__(self):
+            self.fc = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return jnp.where(jnp.arange(3) == 1, -jnp.inf, self.fc(x))
+
+    model = lq.quantize_model(Masked(), [lq.Rule(".*", weights=lq.QuantSpec(2), inputs=lq.QuantSpec(2))])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    lq.calibrate(model, [x])
+    assert 0 < lq.layer_divergence(model, [x])["fc"] < 10

@@ -409,3 +409,41 @@ def test_progress_reaches_every_layer_without_compiling_again():
         assert {float(leaf) for leaf in jax.tree.leaves(values)} == {float(np.float32(fraction))}
     assert len(traces) == 1
     assert len(jax.tree.leaves(values)) == len(PATHS)
+
+
+def test_a_last_rule_without_quantizers_leaves_a_layer_in_float_again(calibrated):
+    model = lq.quantize_model(calibrated, [*EVERYTHING, lq.Rule("stem|shared|alias")])
+    assert type(model.stem) is nnx.Conv
+    assert type(model.alias) is nnx.Linear
+    assert model.alias is model.shared
+    assert isinstance(model.blocks[0].first, lq.QuantLinear)
+    np.testing.assert_array_equal(model.stem.kernel[...], calibrated.stem.kernel[...])
+    images = jnp.ones((2, 5, 5, 2))
+    assert model.stem(images).shape == calibrated.stem(images).shape
+
+
+def test_a_stack_of_kernels_is_named():
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def stacked(key):
+        return nnx.Linear(3, 3, rngs=nnx.Rngs(key))
+
+    model = nnx.Dict(stack=stacked(jax.random.split(jax.random.key(0), 2)))
+    with pytest.raises(ValueError, match=r"^layer 'stack' must hold one kernel, of 2 axes, .* of shape \(2, 3, 3\), "):
+        lq.quantize_model(model, EVERYTHING)
+
+
+def test_a_calibration_that_fails_sets_nothing():
+    class Half(nnx.Module):
+        def __init__(self, rngs):
+            self.a, self.b = nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.a(x)
+
+    model = lq.quantize_model(Half(nnx.Rngs(0)), EVERYTHING)
+    with pytest.raises(ValueError, match=r"^cannot calibrate layer 'b': the model does not call it"):
+        lq.calibrate(model, [np.ones((4, 2), np.float32)])
+    assert all(np.isnan(scale).all() for scale in jax.tree.leaves(nnx.state(model, lq.layers.Scale)))
+    with pytest.raises(ValueError, match=r"^`inputs` must be finite and positive, got -1"):
+        model.a.set_scales(weights=np.full(2, 0.7), inputs=-1)
+    assert np.isnan(model.a.weight_scale[...]).all()

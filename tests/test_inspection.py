@@ -155,3 +155,19 @@ def test_histograms_lie_on_the_codes(model):
     inside = np.clip(v, weights.edges[0], np.nextafter(weights.edges[-1], 0))
     np.testing.assert_array_equal(weights.counts, np.histogram(inside, weights.edges)[0])
     assert weights.edges[0] == WEIGHTS.minimum - 1.5 and weights.edges[-1] == WEIGHTS.maximum + 1.5
+
+
+def test_every_call_of_a_layer_is_looked_at():
+    class Twice(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(1, 1, kernel_init=nnx.initializers.ones_init(), rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return jax.vmap(self.layer)(x) + self.layer(1000 * self.layer(x[:2]))
+
+    spec = lq.QuantSpec(4)
+    model = lq.quantize_model(Twice(), [lq.Rule(".*", weights=spec, inputs=spec)])
+    model.layer.set_scales(weights=1.0, inputs=1.0)
+    x = np.asarray([[0], [1]], np.float32)
+    row = lq.layer_statistics(model, x)["layer"]
+    assert row["input_clipped"] == pytest.approx(1 / 6)  # of twice 0 and 1, and 0 and 1000

@@ -131,3 +131,16 @@ def test_wrong_arguments_get_a_sentence():
         layer.set_scales(weights=np.ones(3), inputs=1.0)
     with pytest.raises(ValueError, match="layer 'unused' cannot be switched"):
         lq.sensitivity(model, [(np.ones((2, 2), np.float32), np.zeros(2, int))])
+
+
+def test_labels_beyond_the_classes_are_refused():
+    images, labels = samples()
+    with pytest.raises(ValueError, match=r"^the labels of batch 1 must be below 3, the number of .*, got 3$"):
+        lq.sensitivity(model_of(), [(images, labels), (images, labels + 1)])
+
+
+def test_a_model_that_computes_in_bfloat16_can_be_switched():
+    model = nnx.merge(*nnx.split(model_of()))
+    lq.compute_in(model.body, jnp.bfloat16)
+    images, labels = samples()
+    assert 0 <= lq.sensitivity(model, [(images, labels)]).quantized.top1 <= 1

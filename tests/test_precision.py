@@ -65,3 +65,10 @@ def test_codes_that_accumulation_puts_off_are_those_of_evaluation(dtype):
         lq.compute_in(layer, dtype)
     deferred = layer.defer(jax.ShapeDtypeStruct((8, 64), dtype or jnp.float32))
     np.testing.assert_array_equal(np.asarray(deferred.codes, np.float32), expected)
+
+
+def test_a_refusal_changes_no_layer():
+    model = nnx.Sequential(nnx.Linear(4, 4, rngs=nnx.Rngs(0)), lq.QuantLinear(4, 3, weights=WEIGHTS, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="must quantize its kernel and its inputs"):
+        lq.compute_in(model, jnp.bfloat16)
+    assert model.layers[0].dtype is None

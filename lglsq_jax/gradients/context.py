@@ -25,6 +25,17 @@ def _add(a, b):  # one function for all calls: with a new one each time eager gr
     return tuple(map(operator.add, a, b))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sums_over(tensors: Sums, axes: tuple[int, ...]) -> Sums:
+    """The sum of each tensor, all in one pass; differentiable, which a reduction of several operands is not."""
+    return tuple(lax.reduce(tensors, (jnp.float32(0),) * len(tensors), _add, axes))
+
+
+@_sums_over.defjvp
+def _(axes, primals, tangents):
+    return _sums_over(*primals, axes), tuple(jnp.sum(tangent, axes) for tangent in tangents[0])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizerContext:
     """The tensors of one quantizer, all float32, as METHOD notation names them.
@@ -104,8 +115,7 @@ class QuantizerContext:
     def _reduced(self, terms: Callable[["QuantizerContext"], Sums]) -> Sums:
         inner = tuple(axis for axis in self.axes if axis != 0) if len(self.axes) > 1 else self.axes
         tensors = terms(self)
-        zeros = (jnp.float32(0),) * len(tensors)
-        partial = lax.reduce(tensors, zeros, _add, inner)
+        partial = _sums_over(tensors, inner)
         rest = (0,) if inner != self.axes else ()
         shape = tuple(1 if axis in self.axes else size for axis, size in enumerate(self.values.shape))
         return tuple(jnp.sum(tensor, axis=rest).reshape(shape) for tensor in partial)

@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..method_names import STARTS
 from .context import QuantizerContext, Sums
 from .error_rules import ErrorRule, NoErrorRule
 from .round_rules import STE, RoundRule, ScheduledRoundRule
@@ -42,6 +43,10 @@ class GradientMethod:
         input_start: the same for input scales.
         weight_scale_rule: the scale rule of weights where it is not ``scale_rule`` (PACT learns the clip level of
             inputs only), or None. Layers take it for their weights, by ``for_weights``.
+
+    Raises:
+        TypeError: a rule lacks a method or is not hashable, or another field is not of its type.
+        ValueError: a start is not one of ``init_scale``'s.
     """
 
     scale_rule: ScaleRule = dataclasses.field(default_factory=LSQScale)
@@ -54,21 +59,29 @@ class GradientMethod:
     weight_scale_rule: ScaleRule | None = None
 
     def __post_init__(self):
-        for name, protocol, member in (
-            ("scale_rule", ScaleRule, "scale_gradient"),
-            ("round_rule", RoundRule, "slope"),
-            ("error_rule", ErrorRule, "factor"),
-            ("weight_scale_rule", ScaleRule, "scale_gradient"),
+        for name, members, needed in (
+            ("scale_rule", ("terms", "scale_gradient"), "the methods `terms` and `scale_gradient`"),
+            ("round_rule", ("slope",), "a method `slope`"),
+            ("error_rule", ("factor",), "a method `factor`"),
+            ("weight_scale_rule", ("terms", "scale_gradient"), "the methods `terms` and `scale_gradient`"),
         ):
             rule = getattr(self, name)
             if rule is None and name == "weight_scale_rule":
                 continue
-            if isinstance(rule, type) or not isinstance(rule, protocol):
-                raise TypeError(f"`{name}` must be an object with a method `{member}`, got {rule!r}")
+            if isinstance(rule, type) or not all(callable(getattr(rule, member, None)) for member in members):
+                raise TypeError(f"`{name}` must be an object with {needed}, got {rule!r}")
             try:
                 hash(rule)
             except TypeError:
                 raise TypeError(f"`{name}` must be hashable, such as a frozen dataclass, got {rule!r}") from None
+        for name in ("weight_start", "input_start"):
+            start = getattr(self, name)
+            if start is not None and start not in STARTS:
+                raise ValueError(f"`{name}` must be None or one of {', '.join(STARTS)}, got {start!r}")
+        if self.weight_transform is not None and not callable(self.weight_transform):
+            raise TypeError(f"`weight_transform` must be None or a function of weights, got {self.weight_transform!r}")
+        if not isinstance(self.learn_offset, bool):
+            raise TypeError(f"`learn_offset` must be True or False, got {self.learn_offset!r}")
 
     @property
     def linear(self) -> bool:

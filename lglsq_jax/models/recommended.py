@@ -1,10 +1,12 @@
 """Which layers of our own networks to quantize how: the rules that stand beside a network."""
 
 import dataclasses
+import re
 
 from flax import nnx
 
 from ..convert import Rule
+from ..paths import places
 from ..spec import QuantSpec
 from .ds_cnn import DSCNN
 from .mobilenet import MobileNetV2
@@ -51,7 +53,7 @@ def recommended_rules(
         return own(weights, inputs)
     for kind, rules in _RULES.items():
         if isinstance(model, kind):
-            return rules(weights, inputs) + (_stream_rules(kind, stream) if stream is not None else [])
+            return rules(weights, inputs) + (_stream_rules(model, kind, stream) if stream is not None else [])
     known = ", ".join(kind.__name__ for kind in _RULES)
     raise TypeError(
         f"`model` must be one of the networks with recommended rules ({known}), got {type(model).__name__}; "
@@ -59,10 +61,15 @@ def recommended_rules(
     )
 
 
-def _stream_rules(kind: type, stream: QuantSpec) -> list[Rule]:
+def _stream_rules(model: nnx.Module, kind: type, stream: QuantSpec) -> list[Rule]:
     if not (patterns := _STREAMS[kind]):
         raise ValueError(f"`stream` must be None for {kind.__name__}, which has no residual additions")
-    return [Rule(pattern, values=dataclasses.replace(stream, signed=signed)) for pattern, signed in patterns]
+    paths = [path for path, _ in places(model)]  # a ResNet whose shortcuts all fit has no downsample
+    return [
+        Rule(pattern, values=dataclasses.replace(stream, signed=signed))
+        for pattern, signed in patterns
+        if any(re.fullmatch(pattern, path) for path in paths)
+    ]
 
 
 def _resnet_rules(weights: QuantSpec | None, inputs: QuantSpec | None) -> list[Rule]:

@@ -12,8 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import load as parse_safetensors
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as as_safetensors
 
 from ..files import write_whole
@@ -21,6 +20,20 @@ from ..layers import Scale
 
 _COUNTER = "num_batches_tracked"  # PyTorch's batch norm counts batches; with a fixed momentum nothing reads it
 _WRAPPERS = ("model", "state_dict")  # names under which training scripts keep the weights in a larger file
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+"""How safetensors names dtypes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +87,13 @@ def load_torchvision(model: nnx.Module, path: str | os.PathLike, *, keep: Iterab
     listed = [f"{name}: {', '.join(keys)}" for name, keys in problems.items() if keys]
     if listed:
         raise ValueError(f"{path} does not fit {type(model).__name__}: {'; '.join(listed)}")
-    broken = [entry.key for entry in wanted if not np.isfinite(stored[entry.key]).all()]
+    with np.errstate(over="ignore"):
+        numbers = {entry.key: np.asarray(stored[entry.key], np.float32) for entry in wanted}
+    broken = [key for key, values in numbers.items() if not np.isfinite(values).all()]
     if broken:
         raise ValueError(f"{path} must hold finite numbers, but these have NaN or infinity: {', '.join(broken)}")
     for entry in wanted:
-        entry.variable[...] = jnp.asarray(entry.to_ours(np.asarray(stored[entry.key], np.float32)))
+        entry.variable[...] = jnp.asarray(entry.to_ours(numbers[entry.key]))
 
 
 def save_torchvision(model: nnx.Module, path: str | os.PathLike) -> None:
@@ -146,7 +161,10 @@ def _kept(entries: list[_Entry], keep: Iterable[str]) -> set[str]:
     paths = {entry.key: entry.key.rpartition(".")[0].replace(".", "/") for entry in entries}
     kept = set()
     for pattern in keep:
-        found = {key for key, path in paths.items() if re.fullmatch(pattern, path)}
+        try:
+            found = {key for key, path in paths.items() if re.fullmatch(pattern, path)}
+        except re.error as error:
+            raise ValueError(f"`keep` must hold regular expressions, got {pattern!r}: {error}") from None
         if not found:
             raise ValueError(
                 f"`keep` matches no module: {pattern!r}; known are {', '.join(sorted(set(paths.values())))}"
@@ -164,8 +182,8 @@ def _kind(path: Path) -> str:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if _kind(path) == ".safetensors":
         try:
-            return dict(parse_safetensors(path.read_bytes()))
-        except (SafetensorError, KeyError, ValueError) as error:
+            return {name: _numbers(**tensor) for name, tensor in deserialize(path.read_bytes())}
+        except (SafetensorError, TypeError, ValueError) as error:
             raise ValueError(f"{path} must be a safetensors file of numbers, but it is not ({error})") from None
     torch = _torch(path)
     content = path.read_bytes()
@@ -180,6 +198,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(stored, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in stored.values()):
         raise ValueError(f"{path} must hold tensors by name, got {type(stored).__name__}")
     return {key: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for key, tensor in stored.items()}
+
+
+def _numbers(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    """A tensor of a safetensors file; its library's own reader for NumPy knows no bfloat16."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"a tensor of dtype {dtype}; known are {', '.join(_DTYPES)}")
+    return np.frombuffer(data, np.dtype(_DTYPES[dtype]).newbyteorder("<")).reshape(shape)
 
 
 def _torch(path: Path) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ..counting import histogram, occurrences
+from ..counting import histogram, joined, occurrences
 from ..inspection import check_scales
 from ..observe import observed
 from ..paths import QuantLayer, quantized_layers
@@ -86,7 +86,7 @@ def _measure(layer: QuantLayer, calls: list[Array]) -> dict[str, Any]:
         values["weights"] = _sums(layer.quantizer_kernel, layer.weight_scale[...], None, layer.weights)
     if layer.inputs is not None and layer.input_scale is not None and calls:
         offset = None if layer.input_offset is None else layer.input_offset[...]
-        values["inputs"] = _sums(calls[0], layer.input_scale[...], offset, layer.inputs)
+        values["inputs"] = _sums(joined(calls), layer.input_scale[...], offset, layer.inputs)
     return values
 
 

@@ -220,6 +220,15 @@ def test_normalize_refuses_what_is_no_range(mean, std, message):
         lq.Normalize(mean, std)
 
 
+def test_normalize_refuses_a_unit_that_is_none_and_other_channels():
+    for unit in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"^`unit` must be finite and positive, or None, got "):
+            lq.Normalize(0.5, 1, unit=unit)
+    message = r"^`x` must have its 3 channels last, one for each of `mean`, got shape \(2, 4, 4, 1\)$"
+    with pytest.raises(ValueError, match=message):
+        lq.Normalize((0.5,) * 3, (0.2,) * 3)(jnp.ones((2, 4, 4, 1)))
+
+
 def test_a_quantizer_layer_is_calibrated_and_quantizes():
     model = nnx.Sequential(lq.Quantizer(lq.QuantSpec(4)), nnx.relu)
     with pytest.raises(ValueError, match="scales are not set"):

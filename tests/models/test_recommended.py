@@ -168,3 +168,14 @@ def test_a_network_without_rules_is_refused():
         TypeError, match=r"`model` must be one of .*\(ResNet, MobileNetV2, ShuffleNetV2, DSCNN\), got Linear"
     ):
         models.recommended_rules(nnx.eval_shape(lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))))
+
+
+def test_a_stream_without_a_shortcut_convolution_has_a_rule_for_what_there_is():
+    model = nnx.eval_shape(
+        lambda: models.ResNet(
+            models.BasicBlock, (1,), (4,), stem_kernel=3, stem_stride=1, stem_pool=False, num_classes=2, in_channels=1,
+            rngs=nnx.Rngs(0),
+        )
+    )  # fmt: skip
+    rules = models.recommended_rules(model, stream=QuantSpec(8, batch_axis=0))
+    assert [path for path, _ in quantized_layers(quantize_model(model, rules))] == [path for path, _ in places(model)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.flax import save_file as save_in_any_dtype
 from safetensors.numpy import load_file, save_file
 
 import lglsq_jax as lq
@@ -173,3 +174,17 @@ def test_other_wrong_uses(resnet8, weights, tmp_path):
         models.load_torchvision(quantized, weights)
     with pytest.raises(ValueError, match="`model` must hold convolutions, linear layers or batch norms, got Dropout"):
         models.save_torchvision(nnx.Dropout(0.5), tmp_path / "none.safetensors")
+
+
+def test_weights_in_bfloat16_are_read_and_too_large_ones_are_not(tmp_path):
+    model, path = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), tmp_path / "weights.safetensors"
+    stored = {"weight": jnp.asarray([[1, 2], [3, 4], [5, 6.5]], jnp.bfloat16), "bias": jnp.zeros(3, jnp.float16)}
+    save_in_any_dtype(stored, path)
+    models.load_torchvision(model, path)
+    np.testing.assert_array_equal(model.kernel[...], stored["weight"].astype(jnp.float32).T)
+    assert model.kernel[...].dtype == jnp.float32
+    save_file({"weight": np.full((3, 2), 1e300), "bias": np.zeros(3)}, path)
+    with pytest.raises(ValueError, match=r"must hold finite numbers, but these have NaN or infinity: weight$"):
+        models.load_torchvision(model, path)
+    with pytest.raises(ValueError, match=r"^`keep` must hold regular expressions, got '\(': "):
+        models.load_torchvision(model, path, keep=["("])

@@ -1,6 +1,7 @@
 """The named methods, and rules of one's own."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -203,17 +204,36 @@ def test_a_rule_that_cannot_be_hashed_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "member"),
+    ("field", "value", "needed"),
     [
-        ("scale_rule", lq.LSQScale, "scale_gradient"),
-        ("scale_rule", lq.ASR(), "scale_gradient"),
-        ("round_rule", lq.SSG(), "slope"),
-        ("weight_scale_rule", lq.STE(), "scale_gradient"),
-        ("error_rule", None, "factor"),
+        ("scale_rule", lq.LSQScale, "the methods `terms` and `scale_gradient`"),
+        ("scale_rule", lq.ASR(), "the methods `terms` and `scale_gradient`"),
+        ("round_rule", lq.SSG(), "a method `slope`"),
+        ("weight_scale_rule", lq.STE(), "the methods `terms` and `scale_gradient`"),
+        ("error_rule", None, "a method `factor`"),
     ],
 )
-def test_a_rule_in_the_wrong_place_is_refused(field, value, member):
-    with pytest.raises(TypeError, match=f"^`{field}` must be an object with a method `{member}`, got "):
+def test_a_rule_in_the_wrong_place_is_refused(field, value, needed):
+    with pytest.raises(TypeError, match=f"^`{field}` must be an object with {needed}, got "):
+        lq.GradientMethod(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "message"),
+    [
+        (
+            "weight_start",
+            "median",
+            ValueError,
+            "`weight_start` must be None or one of mse, lsq, max, sigma, got 'median'",
+        ),
+        ("input_start", 3, ValueError, "`input_start` must be None or one of mse, lsq, max, sigma, got 3"),
+        ("weight_transform", 3, TypeError, "`weight_transform` must be None or a function of weights, got 3"),
+        ("learn_offset", "yes", TypeError, "`learn_offset` must be True or False, got 'yes'"),
+    ],
+)
+def test_the_other_fields_are_checked_where_they_are_given(field, value, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
         lq.GradientMethod(**{field: value})
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,3 +105,14 @@ def test_a_cosine_goes_from_the_first_value_to_the_last(first, last, progress):
     found = [float(oscillations.on_cosine(first, last, p)) for p in (0.0, progress, 0.5, 1.0)]
     share = np.cos(np.pi * progress / 2) ** 2
     np.testing.assert_allclose(found, [first, first * share + last * (1 - share), (first + last) / 2, last], atol=1e-6)
+
+
+def test_values_and_scales_may_be_what_quantize_takes_and_nothing_else():
+    spec, weights = QuantSpec(2, channel_axis=-1), np.ones((2, 3), np.float32)
+    known = oscillations.start(quantize(jnp.asarray(weights), jnp.ones(3), spec))
+    np.testing.assert_array_equal(oscillations.hold(weights, [0.5, 0.5, 0.5], spec, known), weights)
+    assert oscillations.dampening([0.1, 0.6], 0.5, QuantSpec(2)) > 0
+    with pytest.raises(ValueError, match=r"^`scale` must have shape \(\) for a tensor of shape \(2, 3\), got \(3,\)"):
+        oscillations.dampening(weights, jnp.ones(3), QuantSpec(2))
+    with pytest.raises(ValueError, match=r"^`momentum` must be above 0 and at most 1, got 5.0"):
+        oscillations.track(known, known.codes, 5.0)

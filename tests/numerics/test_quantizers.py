@@ -366,3 +366,19 @@ def test_it_runs_step_by_step_where_jit_is_switched_off():
     compiled = lq.fake_quantize(x, jnp.float32(0.1), spec)
     with jax.disable_jit():
         np.testing.assert_array_equal(lq.fake_quantize(x, jnp.float32(0.1), spec), compiled)
+
+
+@pytest.mark.parametrize("name", ["lsq", "lsq_plus", "llsq", "lg_lsq"])
+def test_a_gradient_can_be_differentiated_again(name):
+    """By x: the derivative of 2 g(x) with everything that rounds held, as in a gradient penalty."""
+    spec = lq.QuantSpec(3, method=lq.methods.get(name))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)
+
+    def penalty(x, scale):
+        return sum(
+            jnp.sum(g**2) for g in jax.grad(lambda *a: jnp.sum(lq.fake_quantize(*a, spec) ** 2), (0, 1))(x, scale)
+        )
+
+    for gradient in jax.grad(penalty, (0, 1))(x, jnp.float32(0.2)):
+        assert jnp.isfinite(gradient).all()
+        assert (gradient != 0).any()

@@ -212,8 +212,40 @@ def looked_at() -> dict[str, dict[str, Any]]:
     return {"looked at explicit": {"difference": difference(found, wanted)}}
 
 
+def called_twice() -> dict[str, dict[str, Any]]:
+    """Statistics of a layer that is called twice, oscillations, and a layout that is asked for in the call."""
+    spec = lq.QuantSpec(4)
+    x = jnp.float32(np.random.default_rng(0).normal(size=(8, 6)))
+    layer = lq.QuantLinear(6, 4, weights=spec, inputs=spec, rngs=nnx.Rngs(0))
+    layer.set_scales(weights=0.1, inputs=0.2)
+
+    class Twice(nnx.Module):
+        def __init__(self):
+            self.layer = layer
+
+        def __call__(self, x):
+            return self.layer(x) + self.layer(2 * x)
+
+    def numbers(x):
+        codes = lq.quantize(x, jnp.float32(0.2), spec)
+        known = lq.oscillations.track(lq.oscillations.start(codes), -codes, 0.5)
+        held = lq.oscillations.hold(x, 0.2, spec, lq.oscillations.freeze(known, 0.1))
+        seen = [float(value) for value in lq.layer_statistics(Twice(), x)["layer"].values()]
+        return np.asarray(seen), np.asarray(held), np.asarray(layer(x))
+
+    wanted = numbers(x)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        nnx.update(layer, jax.device_put(nnx.state(layer), NamedSharding(mesh, WHOLE)))
+        rows = jax.device_put(x, NamedSharding(mesh, ROWS))
+        found = numbers(rows)
+        y = layer(rows, out_sharding=PartitionSpec(None, "data"))
+        assert jax.typeof(y).sharding.spec == PartitionSpec(None, "data"), jax.typeof(y)
+    return {"called twice explicit": {"difference": difference((*found, y), (*wanted, wanted[-1]))}}
+
+
 def main(out: str) -> None:
-    found = {**accumulated(), **looked_at()}
+    found = {**accumulated(), **looked_at(), **called_twice()}
     for name, case in CASES.items():
         parameters, x = start(case)
 
