@@ -15,6 +15,7 @@ from . import onnx_window as window
 from .onnx_arrange import ARRANGE
 from .onnx_graph import Graph, Value
 from .onnx_integer import metadata, numbered
+from .onnx_qdq_early import quantized_early
 from .onnx_qdq_products import write_product
 from .onnx_qdq_rescale import rescale
 from .onnx_real import (
@@ -44,7 +45,7 @@ def qdq_model(program: IntegerProgram, opset: int, *, wide_sums: bool = False) -
         wide_sums: see :meth:`IntegerProgram.to_onnx`.
     """
     graph = Graph(opset, wide_sums=wide_sums)
-    steps = program.instructions
+    steps = quantized_early(program.instructions)
     uses = collections.Counter(number for step in steps for number in step.inputs)
     names = dict(numbered("image", [index for index, step in enumerate(steps) if step.op == "input"]))
     terms: list[Term] = []

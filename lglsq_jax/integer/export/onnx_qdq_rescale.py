@@ -45,9 +45,7 @@ def rescale(graph: Graph, step: Instruction, terms: Sequence[Real | Product], ou
     total = expand(graph, total, decode(list(step.shape)))
     if to_codes:
         return quantize(graph, total, unit, step.attributes["low"], step.attributes["high"])
-    if output_step is None:
-        total = _clip(graph, step, total, unit)
-    return Real(total, np.array(unit))
+    return Real(_clip(graph, step, total, unit), np.array(unit))
 
 
 def real_constants(step: Instruction) -> tuple[list[np.ndarray], np.ndarray]:
