@@ -18,9 +18,11 @@ from .calibration import STARTS, init_scale
 from .layers import QuantConv, Quantizer, QuantLinear
 from .observe import observed
 from .ops.floats import conv_general_dilated
-from .paths import QuantLayer, places, products, quantized_layers
+from .paths import QuantLayer, named_modules, places, products, quantized_layers
 from .quantizers import check_progress
 from .spec import QuantSpec
+
+_OTHERS = (nnx.ConvTranspose, nnx.LinearGeneral, nnx.Einsum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,9 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
     Raises:
         ValueError: there is no rule, a rule matches no layer or place that it is for (the message lists the paths), or
             a layer (named) holds a stack of kernels.
+
+    Warns:
+        UserWarning: a rule matches layers of another kind with kernels, such as ``nnx.ConvTranspose``; they stay float.
     """
     rules = list(rules)
     if not rules:
@@ -93,6 +98,7 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
         matching = [rule for rule in rules if rule.values is None and re.fullmatch(rule.pattern, path)]
         if matching and (any(_specs(matching[-1])) or isinstance(layer, QuantConv | QuantLinear)):
             replaced[id(layer)] = _copy_by(path, layer, matching[-1])
+    _warn_of_others(model, [rule for rule in rules if any(_specs(rule))])
     if id(model) in replaced:
         return replaced[id(model)]
     for _, parent in list(nnx.iter_modules(model)):
@@ -107,6 +113,20 @@ def quantize_model(model: nnx.Module, rules: Sequence[Rule]) -> nnx.Module:
     if left:
         raise ValueError(f"cannot replace the layers {', '.join(left)}: hold them as attributes or in an nnx.List")
     return model
+
+
+def _warn_of_others(model: nnx.Module, rules: Sequence[Rule]) -> None:
+    """Warns of layers that rules mean and that have kernels of a kind that stays in float."""
+    found = [
+        f"{path!r} ({type(module).__name__})"
+        for path, module in named_modules(model)
+        if isinstance(module, _OTHERS) and any(re.fullmatch(rule.pattern, path) for rule in rules)
+    ]
+    if found:
+        warnings.warn(
+            f"the rules match {', '.join(found)}, which stay in float: only nnx.Conv and nnx.Linear can be quantized",
+            stacklevel=3,
+        )
 
 
 def _specs(rule: Rule) -> tuple[QuantSpec | None, QuantSpec | None]:

@@ -17,10 +17,15 @@ PARTLY = ".part-"
 def write_whole(path: str | os.PathLike, data: bytes) -> None:
     """Writes ``data`` under ``path``: an earlier file of that name is replaced at once, or left as it was.
 
+    A link stays, and what it leads to is replaced. What is no file, such as a pipe or ``/dev/stdout``, is written to.
+
     Raises:
         OSError: the folder is missing, may not be written, or is full.
     """
-    target = os.path.abspath(os.fspath(path))
+    target = os.path.realpath(os.fspath(path))
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        Path(target).write_bytes(data)
+        return
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=PARTLY)
     try:
         with os.fdopen(handle, "wb") as file:

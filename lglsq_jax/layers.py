@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
@@ -206,8 +207,9 @@ class _Quantized:
     def calibrated(self) -> bool:
         """Whether every scale is finite and positive and every offset finite (False while they are NaN)."""
         scales = [variable[...] for variable in (self.weight_scale, self.input_scale) if variable is not None]
-        good = all(bool((jnp.isfinite(scale) & (scale > 0)).all()) for scale in scales)
-        return good and (self.input_offset is None or bool(jnp.isfinite(self.input_offset[...])))
+        known = [np.asarray(scale) for scale in scales]  # jnp would trace them while the model is traced
+        good = all(bool((np.isfinite(scale) & (scale > 0)).all()) for scale in known)
+        return good and (self.input_offset is None or bool(np.isfinite(np.asarray(self.input_offset[...]))))
 
     @property
     def known_uncalibrated(self) -> bool:

@@ -447,3 +447,10 @@ def test_a_calibration_that_fails_sets_nothing():
     with pytest.raises(ValueError, match=r"^`inputs` must be finite and positive, got -1"):
         model.a.set_scales(weights=np.full(2, 0.7), inputs=-1)
     assert np.isnan(model.a.weight_scale[...]).all()
+
+
+def test_layers_of_another_kind_that_a_rule_matches_are_named():
+    model = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.ConvTranspose(2, 2, (3, 3), rngs=nnx.Rngs(0)))
+    with pytest.warns(UserWarning, match=r"^the rules match 'layers/1' \(ConvTranspose\), which stay in float: "):
+        lq.quantize_model(model, EVERYTHING)
+    lq.quantize_model(model, [lq.Rule("layers/0", weights=WEIGHTS)])

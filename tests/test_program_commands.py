@@ -137,6 +137,8 @@ ERRORS = {
         "must be a folder",
     ),
     "output nowhere": (lambda f: ["export", f, "--onnx", "--output", f.parent / "no/one"], "folder of `--output`"),
+    "output into no folder": (lambda f: ["export", f, "--onnx", "--output", f"{f.parent}/no/"], "folder of `--output`"),
+    "verify of a file": (lambda f: ["verify", f], "which is a file"),
     "output over the program": (lambda f: ["export", f, "--onnx", "--output", f], "another file than the program"),
     "unknown flag": (lambda f: ["export", f, "--onx"], "did you mean --onnx"),
     "damaged program": (lambda f: ["export", damaged(f), "--onnx"], "is not a usable integer program"),

@@ -97,6 +97,8 @@ def _targets(options: Any, formats: dict[str, Any], source: Path) -> Iterator[tu
         raise UserError("`--output` must be a file or a folder, got an empty text")
     if options.output is not None:
         output = Path(options.output)
+        if options.output.endswith(("/", os.sep)) and not output.is_dir():
+            raise UserError(f"the folder of `--output` must exist, got {options.output!r}, which does not")
         folder, only = (output, None) if output.is_dir() else (output.parent, output)
     if only is not None and len(formats) > 1:
         raise UserError(

@@ -128,6 +128,7 @@ def _inspect(options: Any) -> Result:
         "phase": snapshot.phase if snapshot else "float",
         "finished": folder.finished,
         "params_sha256": snapshot.params_sha256 if snapshot else None,
+        "shapes_known": snapshot is not None,
         "config": as_dict(config),
     }
     unsettled = bool(config.quantized.bit_choices) and kept_bits(folder, config) is None
@@ -137,6 +138,7 @@ def _inspect(options: Any) -> Result:
         f"{options.run}: {state}, step {fields['step']}",
         f"params_sha256 {fields['params_sha256']}",
         *(["the bits of the layers are not chosen yet; below are those of the config"] if unsettled else []),
+        *([] if snapshot else ["no checkpoint: the shapes below are those for 3 input channels and 10 classes"]),
         "",
         str(plan),
     ]

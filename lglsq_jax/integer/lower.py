@@ -1,5 +1,7 @@
 """From an eval-mode model to an integer program."""
 
+import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,8 @@ from .constants import evaluate
 from .curve import ELEMENTWISE, Curve, combined, remembered
 from .dimensions import known_shape
 from .emit import emit
-from .errors import LoweringError
+from .errors import LoweringError, OpenBatchError
+from .flow import check_flow
 from .node import Node
 from .program import IntegerProgram
 from .rules import RULES
@@ -47,6 +50,9 @@ def lower(
             path and the source line), or an accumulator could overflow.
         ValueError: the model is in training mode or has a scale that is not finite and positive (names the module), or
             does not return one array.
+
+    Warns:
+        UserWarning: the model does not leave its batch open, so that the program takes as many samples as the example.
     """
     examples = [jnp.asarray(example) for example in (example_input, *more)]
     for example in examples:
@@ -54,7 +60,23 @@ def lower(
             raise ValueError(f"`example_input` must be a float, uint8 or int8 array, got {example.dtype}")
         if example.ndim < 1:
             raise ValueError(f"`example_input` must have a batch axis, got shape {example.shape}")
-    traced = trace(as_function(model) if isinstance(model, nnx.Module) else model, *examples)
+    function = as_function(model) if isinstance(model, nnx.Module) else model
+    traced = trace(function, *examples)
+    try:
+        program = _program(traced)
+    except OpenBatchError as error:
+        traced = dataclasses.replace(trace(function, *examples, open_batch=False), fixed_by=str(error))
+        program = _program(traced)
+    if traced.fixed_by:
+        warnings.warn(
+            f"the program takes {examples[0].shape[0]} samples at a time, as the example has, since the model does not "
+            f"leave its batch open ({traced.fixed_by}); use x.shape[0] in it rather than len(x) or a number",
+            stacklevel=2,
+        )
+    return program
+
+
+def _program(traced: Trace) -> IntegerProgram:
     inputs = [_input(index, argument, traced.batch) for index, argument in enumerate(traced.arguments)]
     value = _interpret(traced, inputs)
     if isinstance(value, Curve):
@@ -64,7 +86,13 @@ def lower(
     if value.is_float:
         raise LoweringError("the model's output depends on its input without a quantizer between; quantize its layers")
     logits = fixed_point(value, "output")
-    return emit(logits, inputs)
+    program = emit(logits, inputs)
+    try:
+        check_flow(program.instructions, program.input_shapes, program.input_dtypes)
+    except ValueError as error:  # a number in the place of the batch passes while the batch is a symbol
+        kind = LoweringError if traced.batch is None else OpenBatchError
+        raise kind(f"the program does not fit together: {error}") from None
+    return program
 
 
 def as_function(model: nnx.Module) -> Callable:

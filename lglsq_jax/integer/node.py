@@ -81,9 +81,10 @@ def compact(array: np.ndarray, kept: int = 0) -> np.ndarray:
     """Returns an array with every axis along which it is constant reduced to size 1, but for the last ``kept``."""
     array = np.asarray(array)
     for axis in range(array.ndim - kept):
-        first = array.take([0], axis=axis)
-        if array.shape[axis] > 1 and (array == first).all():
-            array = first
+        if array.shape[axis] > 1:
+            first = array.take([0], axis=axis)
+            if (array == first).all():
+                array = first
     return array
 
 

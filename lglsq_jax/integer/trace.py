@@ -69,16 +69,18 @@ class Equation:
 class Trace:
     """A traced model: ``result`` is computed from ``arguments`` by ``equations``, in order.
 
-    ``batch`` is the symbol that stands for the batch size in shapes; None where the model fixes its batch size.
+    ``batch`` is the symbol that stands for the batch size in shapes; None where the model fixes its batch size, with
+    ``fixed_by``, what the model raised for the symbol.
     """
 
     arguments: tuple[Variable, ...]
     equations: tuple[Equation, ...]
     result: Variable | np.ndarray | jax.Array
     batch: Any | None
+    fixed_by: str = ""
 
 
-def trace(model: Callable, *examples: Any) -> Trace:
+def trace(model: Callable, *examples: Any, open_batch: bool = True) -> Trace:
     """Traces ``model`` on inputs like ``examples``, their batch size (axis 0) left open where the model allows it.
 
     Calls are looked into and loops of a known length (``lax.scan``) are written out.
@@ -88,19 +90,22 @@ def trace(model: Callable, *examples: Any) -> Trace:
     """
     arrays = [jnp.asarray(example) for example in examples]
     function = scoped(model) if isinstance(model, nnx.Module) else model
-    (batch,) = export.symbolic_shape("batch")
-    try:
-        closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in arrays))
-    except Exception:
-        # Not every function of a shape works on a symbol; a real mistake shows again with the example's own shape.
-        batch = None
+    batch, closed, fixed_by = None, None, ""
+    if open_batch:
+        (batch,) = export.symbolic_shape("batch")
+        try:
+            closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in arrays))
+        except Exception as error:
+            # Not every function of a shape works on a symbol; a real mistake shows again with the example's own shape.
+            batch, fixed_by = None, f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+    if closed is None:
         closed = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays))
     if len(closed.jaxpr.outvars) != 1:
         raise ValueError(f"the model must return one array, got {len(closed.jaxpr.outvars)}")
     arguments = tuple(map(_variable, closed.jaxpr.invars))
     equations: list[Equation] = []
     (result,) = _inline(closed, arguments, "", "", equations)
-    return Trace(arguments, tuple(equations), result, batch)
+    return Trace(arguments, tuple(equations), result, batch, fixed_by)
 
 
 def _inline(closed: ClosedJaxpr, arguments, path: str, source: str, equations: list[Equation]) -> tuple:

@@ -246,6 +246,8 @@ def _compare_logits(logits, integer, step, excused):
 
 
 def _same_class(logits, integer, step):
+    if logits.ndim == 1:  # one number a sample: its only class
+        logits, integer = logits[:, None], integer[:, None]
     flat, other = logits.reshape(-1, logits.shape[-1]), integer.reshape(-1, integer.shape[-1])
     first, second = flat.argmax(-1), other.argmax(-1)
     rows = jnp.arange(len(flat))

@@ -88,7 +88,8 @@ class RunFolder:
         """
         folder = cls(Path(path))
         if not folder.path.is_dir():
-            raise UserError(f"the run folder must exist, got {os.fspath(path)!r}, which does not")
+            what = "is a file" if folder.path.exists() else "does not exist"
+            raise UserError(f"the run folder must be a folder that exists, got {os.fspath(path)!r}, which {what}")
         if not folder.config_file.exists():
             raise UserError(f"the run folder must hold config.json, but {os.fspath(path)!r} has none; is it a run?")
         return folder, from_dict(read_json(folder.config_file))

@@ -35,7 +35,7 @@ PLACES = {
     "of accumulators": (lambda f, x: f(conv(signed(x), weights(3, 3, 4, 5)) * 0.3 + 0.1), {"table", "staircase"}),
     "of a sum of branches": (lambda f, x: f(signed(x) + unsigned(x)), {"staircase"}),
     "added to another branch": (lambda f, x: f(signed(x)) + unsigned(x), {"table"}),
-    "moved": (lambda f, x: f(conv(signed(x), weights(3, 3, 4, 5)) * 0.3).reshape(len(x), -1)[:, ::2], {"table"}),
+    "moved": (lambda f, x: f(conv(signed(x), weights(3, 3, 4, 5)) * 0.3).reshape(x.shape[0], -1)[:, ::2], {"table"}),
 }
 
 

@@ -222,9 +222,10 @@ def test_networks_are_right_in_c(resnet, tmp_path):
     model = Depthwise(nnx.Rngs(0))
     lq.calibrate(model, [images], how="max")
     model.eval()
-    fixed = lq.integer.lower(
-        lambda x: fake(fake(x, 0.25, OUTPUT).reshape(4, -1)[:, ::2] * float(len(x)), 0.5, OUTPUT), X
-    )
+    with pytest.warns(UserWarning, match="^the program takes 4 samples at a time"):
+        fixed = lq.integer.lower(
+            lambda x: fake(fake(x, 0.25, OUTPUT).reshape(4, -1)[:, ::2] * float(len(x)), 0.5, OUTPUT), X
+        )
     assert_all_right(
         {
             "depthwise": encoded(lq.integer.lower(model, images), images),

@@ -125,6 +125,8 @@ POOLING = {
     "mean over channels of scales of their own": lambda x: (signed(x) * CHANNELS + 1).mean(-1),
     "sum over two axes": lambda x: 0.2 * (signed(x) + CHANNELS).sum((1, 3)),
     "largest": lambda x: (signed(x) * CHANNELS).max((1, 3)),
+    "smallest": lambda x: (signed(x) * CHANNELS).min((1, 3)),
+    "min, padded": lambda x: nnx.min_pool(signed(x) + 2, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))),
     "what is left of a mean": lambda x: signed(x) - signed(x).mean(-1, keepdims=True),
 }
 
@@ -298,11 +300,24 @@ def test_any_batch_size_runs_where_the_model_leaves_it_open(small):
     np.testing.assert_array_equal(np.concatenate([program(IMAGES[:4]), program(IMAGES[4:7])]), whole)
 
 
-def test_a_batch_size_that_the_model_fixes_stays_fixed():
-    def model(x):
-        return fake(signed(x).reshape(4, -1)[:, ::2] * float(len(x)), 0.5, OUTPUT)
+def edges_repeated(x):
+    return fake(jnp.pad(nnx.relu(signed(x)), ((0, 0), (1, 1), (2, 0), (0, 0)), mode="edge"), 0.5, OUTPUT)
 
-    program = lq.integer.lower(model, X)
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda x: fake(signed(x).reshape(4, -1)[:, ::2] * float(len(x)), 0.5, OUTPUT), "TypeError: '_DimExpr' object"),
+        (lambda x: fake(signed(x).reshape(4, 144), 0.5, OUTPUT), "reshape: a tensor of shape"),
+        (edges_repeated, "the dimension batch - 1 is not a multiple of the batch size"),
+    ],
+    ids=["its length", "a number", "a part of it"],
+)
+def test_a_batch_size_that_the_model_fixes_stays_fixed(model, reason):
+    message = "^the program takes 4 samples at a time, as the example has, since .* its batch open"
+    with pytest.warns(UserWarning, match=message) as warned:
+        program = lq.integer.lower(model, X)
+    assert reason in str(warned[0].message)
     np.testing.assert_array_equal(program(X), model(X))
     with pytest.raises(ValueError, match=r"`x` must have shape \[4, 6, 6, 4\], got \[3, 6, 6, 4\]"):
         program(X[:3])
@@ -396,3 +411,11 @@ def test_clips_compose_as_they_do_on_numbers(bounds):
 
     program = lq.integer.lower(model, X)
     np.testing.assert_allclose(program(X), jax.jit(model)(X), atol=1e-5)
+
+
+def test_a_layer_that_gets_other_channels_says_so():
+    model = network(lq.QuantSpec(4), lq.QuantSpec(4, batch_axis=0))
+    for images in (np.repeat(IMAGES, 3, axis=-1), IMAGES[..., 0]):
+        with pytest.raises((ValueError, TypeError)) as raised:
+            lq.integer.lower(model, images)
+        assert "traced" not in str(raised.value)

@@ -150,7 +150,8 @@ def test_a_fixed_batch_stays_fixed():
     def model(x):
         return fake(fake(x, 0.25, SIGNED).reshape(4, -1)[:, ::2] * float(len(x)), 0.5, OUTPUT)
 
-    program = lq.integer.lower(model, X)
+    with pytest.warns(UserWarning, match="^the program takes 4 samples at a time"):
+        program = lq.integer.lower(model, X)
     exported, codes = stablehlo(program), program.encode(X)
     assert exported.in_avals[0].shape == (4, 6, 6, 4)
     np.testing.assert_array_equal(exported.call(codes), program.integer_body(codes))

@@ -174,3 +174,17 @@ def test_nothing_to_verify_on_is_refused(model, program, batches):
 def test_a_wrong_batch_is_told_what_is_right(model, program):
     with pytest.raises(ValueError, match=r"`x` must not contain NaN"):
         lq.integer.verify(model, program, [np.full((2, 8), np.nan, np.float32)])
+
+
+def test_a_model_of_one_number_a_sample_is_verified():
+    class One(nnx.Module):
+        def __init__(self, model):
+            self.model = model
+
+        def __call__(self, x):
+            return self.model(x)[:, 0]
+
+    model = One(calibrated())
+    program = lq.integer.lower(model, BATCHES[0])
+    report = lq.integer.verify(model, program, BATCHES)
+    assert report.unexplained == 0

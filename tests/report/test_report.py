@@ -210,7 +210,10 @@ def in_the_way(copied) -> list:
         (without_metrics, "has no metrics and no checkpoint"),
         (in_the_way, "cannot write the report to .*report: "),
         (lambda copied: [copied(), "--samples", 0], "`--samples` must be a whole number of at least 1, got 0"),
-        (lambda copied: ["nowhere"], "the run folder must exist, got 'nowhere'"),
+        (
+            lambda copied: ["nowhere"],
+            "the run folder must be a folder that exists, got 'nowhere', which does not exist",
+        ),
     ],
     ids=["nothing yet", "not to be written", "no samples", "no run"],
 )

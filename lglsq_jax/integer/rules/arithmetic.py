@@ -23,11 +23,11 @@ def _add(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
 
 def _sub(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
     shape = context.shape(equation)
-    return _add(context, equation, x, _scaled(affine(y, shape), np.float64(-1)))
+    return _add(context, equation, x, scaled(affine(y, shape), np.float64(-1)))
 
 
 def _neg(context: Context, equation: Equation, x: Affine) -> Affine:
-    return _scaled(x, np.float64(-1))
+    return scaled(x, np.float64(-1))
 
 
 def _mul(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
@@ -37,7 +37,7 @@ def _mul(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
     if isinstance(y, Affine) and not y.is_constant:
         return _times(context, equation, x, y)
     factor = known(equation, y, "a factor of a product")
-    return _reshaped(_scaled(x, np.asarray(factor, np.float64)), context.shape(equation))
+    return _reshaped(scaled(x, np.asarray(factor, np.float64)), context.shape(equation))
 
 
 def _times(context: Context, equation: Equation, x: Affine, y: Affine) -> Affine:
@@ -74,10 +74,11 @@ def _div(context: Context, equation: Equation, x: Value, y: Value) -> Affine:
     if not np.all(divisor):
         raise unsupported(equation, "it divides by zero")
     assert isinstance(x, Affine)
-    return _reshaped(_scaled(x, 1 / np.asarray(divisor, np.float64)), context.shape(equation))
+    return _reshaped(scaled(x, 1 / np.asarray(divisor, np.float64)), context.shape(equation))
 
 
-def _scaled(x: Affine, factor: np.ndarray | np.float64) -> Affine:
+def scaled(x: Affine, factor: np.ndarray | np.float64) -> Affine:
+    """Returns ``factor * x``."""
     factor = aligned(np.asarray(factor), len(x.shape))
     return Affine.of([(node, scale * factor) for node, scale in x.terms], x.bias * factor, x.shape)
 

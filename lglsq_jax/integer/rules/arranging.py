@@ -73,8 +73,9 @@ def _pad(context: Context, equation: Equation, x: Affine, value: Value) -> Affin
 
 def _concatenate(context: Context, equation: Equation, *xs: Value) -> Affine:
     shapes = [context.known(equation, operand.shape) for operand in equation.operands]
-    values = [affine(x, shape) for x, shape in zip(xs, shapes, strict=True)]
-    return _joined(equation, int(equation.params["dimension"]), context.shape(equation), values)
+    axis = int(equation.params["dimension"])
+    values = [affine(x, shape) for x, shape in zip(xs, shapes, strict=True) if shape[axis] != 0]  # jnp.pad joins those
+    return _joined(equation, axis, context.shape(equation), values)
 
 
 def _joined(equation: Equation, axis: int, shape: Shape, values: list[Affine]) -> Affine:

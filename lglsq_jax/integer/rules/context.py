@@ -8,7 +8,7 @@ import numpy as np
 from ..affine import Affine, Value
 from ..build import Names
 from ..dimensions import Shape, known_shape
-from ..errors import LoweringError
+from ..errors import LoweringError, OpenBatchError
 from ..trace import Equation
 
 
@@ -27,12 +27,12 @@ class Context:
         """Returns a shape with the batch symbol replaced.
 
         Raises:
-            LoweringError: a dimension is not a multiple of the batch.
+            OpenBatchError: a dimension is not a multiple of the batch.
         """
         try:
             return known_shape(shape, self.batch)
         except ValueError as error:
-            raise LoweringError(f"`{equation.primitive.name}` in {equation.where}: {error}") from None
+            raise OpenBatchError(f"`{equation.primitive.name}` in {equation.where}: {error}") from None
 
 
 def unsupported(equation: Equation, why: str) -> LoweringError:

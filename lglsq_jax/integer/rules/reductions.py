@@ -11,6 +11,7 @@ from ..build import fixed_point
 from ..dimensions import Batch
 from ..node import INT32_MAX, Node, compact, expanded
 from ..trace import Equation
+from .arithmetic import scaled
 from .context import Context, unsupported
 
 
@@ -76,6 +77,15 @@ def _window_max(context: Context, equation: Equation, x: Affine) -> Affine:
     return Affine.of([(largest, scale)], x.bias, shape)
 
 
+def _negated(rule):
+    """The rule of a minimum: the maximum of what is negated, negated."""
+
+    def minimum(context: Context, equation: Equation, x: Affine) -> Affine:
+        return scaled(rule(context, equation, scaled(x, np.float64(-1))), np.float64(-1))
+
+    return minimum
+
+
 def _along(array: np.ndarray, axes: tuple[int, ...], function) -> np.ndarray:
     return function(array, axis=axes, keepdims=True)
 
@@ -134,4 +144,6 @@ REDUCTIONS = {
     "reduce_max": _reduce_max,
     "reduce_window_sum": _window_sum,
     "reduce_window_max": _window_max,
+    "reduce_min": _negated(_reduce_max),
+    "reduce_window_min": _negated(_window_max),
 }
