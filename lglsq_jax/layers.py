@@ -64,8 +64,7 @@ class _Quantized:
             weights = dataclasses.replace(weights, method=weights.method.for_weights())
         self.weights, self.inputs = weights, inputs
         unset = jnp.float32(jnp.nan)
-        shape = () if weights is None else weights.scale_shape(self.kernel.shape)
-        self.weight_scale = None if weights is None else Scale(jnp.full(shape, unset))
+        self.weight_scale = None if weights is None else Scale(jnp.full(weights.scale_shape(self.kernel.shape), unset))
         self.input_scale = None if inputs is None else Scale(unset)
         self.input_offset = Offset(unset) if inputs is not None and inputs.method.learn_offset else None
         self.progress = Progress(jnp.zeros((), jnp.float32))
@@ -150,8 +149,8 @@ class _Quantized:
         )
 
     def _product(self, x, kernel, float_product, fused_product):
-        def in_float():
-            return float_product(x, kernel.astype(x.dtype))  # lq.compute_in keeps kernels in float32
+        def in_float():  # lq.compute_in keeps kernels in float32
+            return float_product(x, kernel.astype(x.dtype))
 
         if self.observer is not None and self.observer(x):
             return in_float()
@@ -166,11 +165,10 @@ class _Quantized:
                 return fused_product(x, kernel, *scales, offset, self.progress[...], deferred)
             quantized = kernel
             if self.weights is not None and self.weight_scale is not None:
-                scale = self.weight_scale[...]
                 if deferred is None:
-                    quantized = fake_quantize(kernel, scale, self.weights, None, self.progress[...])
+                    quantized = fake_quantize(kernel, self.weight_scale[...], self.weights, None, self.progress[...])
                 else:
-                    quantized = dequantize_deferred(deferred, scale, self.weights, kernel.dtype)
+                    quantized = dequantize_deferred(deferred, self.weight_scale[...], self.weights, kernel.dtype)
             return float_product(self._fake_quantized(x, deferred), quantized)
 
         with self._readable_errors():
@@ -180,8 +178,7 @@ class _Quantized:
         """The quantized result, or, where a switch is set, whichever it says: both are compiled, one is computed."""
         if self.switch is None:
             return quantized()
-        dtype = jax.eval_shape(quantized).dtype
-        return lax.cond(self.switch(), quantized, lambda: in_float().astype(dtype))
+        return lax.cond(self.switch(), quantized, lambda: in_float().astype(jax.eval_shape(quantized).dtype))
 
     def _fake_quantized(self, x, deferred: Deferred | None):
         """The inputs on the grid of their quantizer, where they have one."""
@@ -206,9 +203,9 @@ class _Quantized:
     @property
     def calibrated(self) -> bool:
         """Whether every scale is finite and positive and every offset finite (False while they are NaN)."""
-        scales = [variable[...] for variable in (self.weight_scale, self.input_scale) if variable is not None]
-        known = [np.asarray(scale) for scale in scales]  # jnp would trace them while the model is traced
-        good = all(bool((np.isfinite(scale) & (scale > 0)).all()) for scale in known)
+        # jnp would trace them while the model is traced
+        scales = [np.asarray(scale[...]) for scale in (self.weight_scale, self.input_scale) if scale is not None]
+        good = all(bool((np.isfinite(scale) & (scale > 0)).all()) for scale in scales)
         return good and (self.input_offset is None or bool(np.isfinite(np.asarray(self.input_offset[...]))))
 
     @property
