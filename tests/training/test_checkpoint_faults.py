@@ -65,7 +65,7 @@ def file_of_arrays(folder: Path) -> Path:
 
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[len(data) // 4] ^= 1  # in the middle there is the border of the two kernels, where a file holds both
     file.write_bytes(data)
 
 
