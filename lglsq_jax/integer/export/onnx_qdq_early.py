@@ -9,9 +9,11 @@ moves it there, and rounds the weights anew.
 import collections
 import dataclasses
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
+from ..fixed import join
 from ..layers import PRODUCTS
 from ..program import Instruction
 
@@ -79,17 +81,14 @@ def _chain(steps: Sequence[Instruction], readers: collections.Counter, last: Ins
 
 def _constants(rescale: Instruction) -> tuple[int, int, int]:
     """Multiplier, bias and shift of a quantizer with one of each."""
-    high, low = (int(rescale.constants[name].flat[0]) for name in ("bias_high", "bias_low"))
-    return int(rescale.constants["multiplier0"].flat[0]), (high << 32) + low, rescale.attributes["shift"]
+    bias = join(rescale.constants["bias_high"], rescale.constants["bias_low"])
+    return int(rescale.constants["multiplier0"].flat[0]), int(bias.flat[0]), rescale.attributes["shift"]
 
 
 def _code(rescale: Instruction, value: int) -> int:
     """The code of one whole number."""
     multiplier, bias, shift = _constants(rescale)
-    total = value * multiplier + bias
-    code, rest = total >> shift, total & ((1 << shift) - 1)
-    half = 1 << (shift - 1)
-    code += rest > half or (rest == half and code % 2 == 1)
+    code = round(Fraction(value * multiplier + bias, 1 << shift))  # halves to even
     return min(max(code, rescale.attributes["low"]), rescale.attributes["high"])
 
 
@@ -109,7 +108,7 @@ def _behind(product: Instruction, last: Instruction, low: int, high: int) -> Ins
 def _joined(first: Instruction, last: Instruction, low: int, high: int) -> Instruction:
     """Both rescales in one, in the place of the first."""
     multiplier, bias, shift = _constants(last)
-    own = (first.constants["bias_high"].astype(object) << 32) + first.constants["bias_low"].astype(object)
+    own = join(first.constants["bias_high"], first.constants["bias_low"]).astype(object)
     total = own * multiplier + (bias << first.attributes["shift"])
     constants = {
         name: constant.astype(object) * multiplier
