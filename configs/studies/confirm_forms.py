@@ -11,6 +11,7 @@ import dataclasses
 
 from _short_resnet8 import TO_CHOOSE_BY, bits
 from forms import form
+from methods import NETWORKS
 
 from lglsq_jax.study import Block, Setting, Study, Variant
 
@@ -22,7 +23,7 @@ study = Study(
             "The chosen form of MDE, against LSQ",
             (
                 Setting("resnet8-w2a2", bits(2)),
-                Setting("ds_cnn-w2a2", {"model.name": "ds_cnn", "model.stem_stride": 4, **bits(2)}),
+                Setting("ds_cnn-w2a2", {**NETWORKS["ds_cnn"], **bits(2)}),
             ),
             (Variant("lsq"), Variant("lg_lsq"), form("mde-constant", strength_schedule="constant")),
             baseline="lsq",

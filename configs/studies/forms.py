@@ -14,6 +14,7 @@ half of the training set and judged by the test set.
 """
 
 from _short_resnet8 import TO_CHOOSE_BY, bits
+from methods import NETWORKS
 from quick import study as quick
 from search import variant
 
@@ -34,7 +35,7 @@ study = Study(
             "Forms of LG-LSQ, against LSQ",
             (
                 Setting("digits-w2a2", {**changes_to(TO_CHOOSE_BY, quick.base), **bits(2)}),
-                Setting("ds_cnn-w2a2", {"model.name": "ds_cnn", "model.stem_stride": 4, **bits(2)}),
+                Setting("ds_cnn-w2a2", {**NETWORKS["ds_cnn"], **bits(2)}),
             ),
             (
                 Variant("lsq"),
